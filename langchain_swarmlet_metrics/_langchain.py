@@ -1,0 +1,282 @@
+"""Pure readers of what LangChain hands a callback: model, usage, phase, outcome. Total functions: none raises."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables.config import var_child_runnable_config
+
+from langchain_swarmlet_metrics.events import token_count
+from langchain_swarmlet_metrics.scrub import error_text, identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langchain_core.outputs import LLMResult
+
+UNKNOWN = "unknown"
+PHASE_KEY = "swarmlet_phase"
+RETRY_TAG = "retry:attempt:"
+_PLUMBING_NODES = frozenset({"model", "tools", "agent"})
+_BLOCK_LABELS = frozenset({"type", "index", "id"})
+
+
+class Usage(NamedTuple):
+    """Count the tokens of one LLM call as its provider reported them; None is not known."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    total: int | None = None
+    cached: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Tell whether the provider reported any count."""
+        return self.prompt is not None or self.completion is not None or self.total is not None
+
+
+NO_USAGE = Usage()
+
+
+class Answer(NamedTuple):
+    """Hold what an LLM result says that an event needs."""
+
+    model: str | None = None
+    usage: Usage = NO_USAGE
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    cache_hit: bool = False
+    text: str = ""
+
+
+NO_ANSWER = Answer()
+
+
+def read_answer(response: LLMResult | None) -> Answer:
+    """Read an LLM result, of the first generation only: each of several choices carries the usage of all."""
+    generation = _first_generation(response)
+    output = getattr(response, "llm_output", None) or {}
+    message = getattr(generation, "message", None)
+    if not isinstance(message, AIMessage):
+        return Answer(
+            model=output.get("model_name"),
+            usage=_usage_of_output(output.get("token_usage")),
+            text=getattr(generation, "text", "") or "",
+        )
+    about = message.response_metadata
+    reported: Mapping[str, Any] | None = message.usage_metadata
+    usage = _usage_of_message(reported) if reported else NO_USAGE
+    if not usage.known:
+        usage = _usage_of_output(output.get("token_usage") or about.get("token_usage"))
+    return Answer(
+        model=about.get("model_name") or output.get("model_name"),
+        usage=usage,
+        tool_calls=[*message.tool_calls, *message.invalid_tool_calls],
+        # LangChain puts a cost of 0 on what its cache serves, and on nothing else
+        cache_hit=reported is not None and reported.get("total_cost") == 0,
+        text=getattr(generation, "text", "") or "",
+    )
+
+
+def _first_generation(response: LLMResult | None) -> object:
+    generations = getattr(response, "generations", None)
+    return generations[0][0] if generations and generations[0] else None
+
+
+def _usage_of_message(reported: Mapping[str, Any]) -> Usage:
+    """Read ``usage_metadata``; its input and output counts include the parts of their details."""
+    inputs = reported.get("input_token_details") or {}
+    outputs = reported.get("output_token_details") or {}
+    return Usage(
+        prompt=token_count(reported.get("input_tokens")),
+        completion=token_count(reported.get("output_tokens")),
+        total=token_count(reported.get("total_tokens")),
+        cached=token_count(inputs.get("cache_read")),
+        cache_write=token_count(inputs.get("cache_creation")),
+        reasoning=token_count(outputs.get("reasoning")),
+    )
+
+
+def _usage_of_output(reported: object) -> Usage:
+    """Read the ``token_usage`` of completion models and older integrations, in OpenAI's words."""
+    if not isinstance(reported, dict):
+        return NO_USAGE
+    prompt_details = reported.get("prompt_tokens_details") or {}
+    completion_details = reported.get("completion_tokens_details") or {}
+    return Usage(
+        prompt=token_count(reported.get("prompt_tokens")),
+        completion=token_count(reported.get("completion_tokens")),
+        total=token_count(reported.get("total_tokens")),
+        cached=token_count(prompt_details.get("cached_tokens")),
+        reasoning=token_count(completion_details.get("reasoning_tokens")),
+    )
+
+
+def requested_model(
+    serialized: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+) -> str:
+    """Return the model that a call asked for; only the first two follow a ``model=`` given per call."""
+    configured = (serialized or {}).get("kwargs") or {}
+    params = params or {}
+    name = (
+        (metadata or {}).get("ls_model_name")
+        or params.get("model")
+        or params.get("model_name")
+        or configured.get("model")
+        or configured.get("model_name")
+    )
+    return identifier(name) if name else UNKNOWN
+
+
+def named_phase(metadata: Mapping[str, Any] | None) -> str | None:
+    """Return the phase that the user's metadata or LangChain's own summarization names, or None."""
+    if not metadata:
+        return None
+    if named := metadata.get(PHASE_KEY):
+        return identifier(named)
+    return "summary" if metadata.get("lc_source") == "summarization" else None
+
+
+def is_after_tools(messages: Sequence[BaseMessage]) -> bool:
+    """Tell whether a ToolMessage follows the last HumanMessage; without any of those, the whole list counts."""
+    for message in reversed(messages):
+        if isinstance(message, ToolMessage):
+            return True
+        if isinstance(message, HumanMessage):
+            return False
+    return False
+
+
+def phase_of(*, after_tools: bool, asks_for_tools: bool, answered: bool) -> str:
+    """Return the phase of a call that nobody named."""
+    if not after_tools:
+        return "initial"
+    return "tool_decision" if asks_for_tools or not answered else "synthesis"
+
+
+def agent_of(metadata: Mapping[str, Any] | None) -> str | None:
+    """Return which agent made a call: its own name, else the LangGraph node unless that is plumbing."""
+    if not metadata:
+        return None
+    if name := metadata.get("lc_agent_name"):
+        return identifier(name)
+    node = metadata.get("langgraph_node")
+    return identifier(node) if node and node not in _PLUMBING_NODES else None
+
+
+def attempt_of(tags: Sequence[str] | None) -> int | None:
+    """Return the number of a retry, from 2 on, that ``with_retry`` puts on the call itself."""
+    for tag in tags or ():
+        if tag.startswith(RETRY_TAG) and tag[len(RETRY_TAG) :].isdecimal():
+            return int(tag[len(RETRY_TAG) :])
+    return None
+
+
+def provider_of(metadata: Mapping[str, Any] | None) -> str | None:
+    """Return the provider id that the model's integration gives."""
+    provider = (metadata or {}).get("ls_provider")
+    return identifier(provider) if provider else None
+
+
+def says_something(token: object, chunk: object) -> bool:
+    """Tell whether a streamed chunk carries content or part of a tool call; the first one often carries nothing."""
+    if isinstance(token, str) and token:
+        return True
+    if isinstance(token, list) and any(_block_says_something(block) for block in token):
+        return True
+    return bool(getattr(getattr(chunk, "message", None), "tool_call_chunks", None))
+
+
+def _block_says_something(block: object) -> bool:
+    if isinstance(block, dict):
+        return any(value for key, value in block.items() if key not in _BLOCK_LABELS)
+    return bool(block)
+
+
+def text_of_stream_event(event: Mapping[str, Any]) -> list[object]:
+    """Return what a typed stream event adds, as content blocks; only deltas add something."""
+    return [event.get("delta")] if event.get("event") == "content-block-delta" else []
+
+
+def bound_tools(params: Mapping[str, Any] | None) -> set[str] | None:
+    """Return the names of the tools that a model was given, or None when they cannot be read."""
+    tools = (params or {}).get("tools")
+    if not isinstance(tools, list):
+        return None
+    names = [_tool_name(tool) for tool in tools]
+    return None if None in names else {name for name in names if name is not None}
+
+
+def _tool_name(tool: object) -> str | None:
+    if not isinstance(tool, dict):
+        return None
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else tool.get("name", tool.get("type"))
+    return name if isinstance(name, str) else None
+
+
+def trailing_tool_messages(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """Return the tool messages at the end of a prompt: the answers to what was asked last."""
+    trailing: list[ToolMessage] = []
+    for message in reversed(messages):
+        if not isinstance(message, ToolMessage):
+            break
+        trailing.append(message)
+    return trailing[::-1]
+
+
+def handled_error(output: object) -> str | None:
+    """Return the error text of a tool output that says it failed, or None.
+
+    The error is in a ToolMessage with status ``error``, bare, in a list, or among the messages of a Command.
+    """
+    if isinstance(output, ToolMessage):
+        return error_text(output.text) if output.status == "error" else None
+    if isinstance(output, list):
+        return next((text for item in output if (text := handled_error(item)) is not None), None)
+    update = getattr(output, "update", None)
+    messages = update.get("messages") if isinstance(update, dict) else None
+    return handled_error(messages) if isinstance(messages, list) else None
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether an error means that the caller stopped waiting, not that the call went wrong."""
+    return isinstance(error, CancelledError | GeneratorExit | KeyboardInterrupt)
+
+
+def is_control_flow(error: BaseException) -> bool:
+    """Tell whether an error is LangGraph's way to interrupt or hand off; by name, without importing LangGraph."""
+    return any(cls.__name__ == "GraphBubbleUp" for cls in type(error).__mro__)
+
+
+def run_key(run_id: UUID | str) -> int:
+    """Return a run id as the integer that maps are keyed by: hashing a UUID object costs three times as much."""
+    if type(run_id) is UUID:
+        return run_id.int
+    try:
+        return UUID(str(run_id)).int
+    except ValueError:
+        return hash(str(run_id))
+
+
+def parent_key(run_id: UUID | str | None) -> int | None:
+    """Return a parent's run id as `run_key` does, None for a run that has no parent."""
+    return None if run_id is None else run_key(run_id)
+
+
+def current_run() -> int | None:
+    """Return the key of the LangChain run that this code is called from, such as the tool around it, or None."""
+    config = var_child_runnable_config.get()
+    return parent_key(getattr((config or {}).get("callbacks"), "parent_run_id", None))
+
+
+def without_current_run() -> Context:
+    """Return a copy of this context in which LangChain and LangGraph see no enclosing run to be part of."""
+    context = copy_context()
+    context.run(var_child_runnable_config.set, None)
+    return context

@@ -1,0 +1,212 @@
+"""The two kinds of open calls, and how each becomes an event."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import logs, tokens
+from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer, Usage
+from langchain_swarmlet_metrics.collector import current_phase
+from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, span
+from langchain_swarmlet_metrics.inflight import Ending, OpenCall
+from langchain_swarmlet_metrics.scrub import error_text, identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage, ToolMessage
+
+    from langchain_swarmlet_metrics.collector import MetricsCollector
+
+_warned_of_streams = False
+
+
+class OpenLLMCall(OpenCall):
+    """Hold an LLM call in flight.
+
+    Args:
+        messages: the prompt, or None for a completion model.
+        prompt: the prompt of a completion model, or None.
+        serialized: LangChain's description of the model.
+        params: the parameters of the invocation.
+        batch_size: how many prompts share one answer of the provider.
+        base: the arguments of `OpenCall`.
+    """
+
+    __slots__ = ("after_tools", "batch_size", "messages", "params", "phase", "prompt", "serialized")
+
+    def __init__(
+        self,
+        *base: Any,
+        messages: Sequence[BaseMessage] | None,
+        prompt: str | None,
+        serialized: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | None,
+        batch_size: int,
+    ) -> None:
+        self.messages = messages
+        self.prompt = prompt
+        self.serialized = serialized
+        self.params = params
+        self.batch_size = batch_size
+        self.phase = current_phase()
+        self.after_tools = messages is not None and facts.is_after_tools(messages)
+        super().__init__(*base)
+
+    def first_chunk(self, token: object, chunk: object) -> None:
+        """Note that the call streams, and the time of the first chunk that says something."""
+        self.streamed = True
+        if facts.says_something(token, chunk):
+            self.ttft_ns = perf_counter_ns() - self.clock_ns
+
+    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
+        """Hand the call's event to its collector."""
+        self.leave()
+        common = self.common()
+        requested = facts.requested_model(self.serialized, self.metadata, self.params)
+        model = identifier(answer.model) if answer.model else requested
+        usage, source = self._usage(answer, model, ending)
+        if self.id is not None and answer.tool_calls:
+            self._remember_requests(answer)
+        self.collector.add(
+            LLMCall(
+                phase=self._phase(answer, ending),
+                model=model,
+                prompt_tokens=usage.prompt,
+                completion_tokens=usage.completion,
+                total_tokens=usage.total,
+                success=None if ending.success else False,
+                error=ending.error,
+                error_type=ending.error_type,
+                outcome=ending.outcome,
+                ttft_ms=None if self.ttft_ns is None else (self.ttft_ns + 500_000) // 1_000_000,
+                cached_tokens=usage.cached,
+                cache_write_tokens=usage.cache_write,
+                reasoning_tokens=usage.reasoning,
+                usage_source=source,
+                cache_hit=answer.cache_hit or None,
+                provider=facts.provider_of(self.metadata),
+                **common,
+            )
+        )
+
+    def _phase(self, answer: Answer, ending: Ending) -> str:
+        return (
+            self.phase
+            or facts.named_phase(self.metadata)
+            or facts.phase_of(
+                after_tools=self.after_tools,
+                asks_for_tools=bool(answer.tool_calls),
+                answered=ending.success,
+            )
+        )
+
+    def _usage(self, answer: Answer, model: str, ending: Ending) -> tuple[Usage, UsageSource | None]:
+        """Return the usage and where it is from: the provider, an estimate, or nowhere."""
+        if answer.usage.known:
+            return answer.usage, None
+        if self.batch_size > 1 and ending.success and not self.streamed and self.messages is None:
+            return answer.usage, None  # the provider reported one count for the batch; its first call has it
+        if answer.text or ending.success:
+            estimate = self._estimate(answer, model)
+            if estimate is not None:
+                return estimate, "estimated"
+        if self.streamed and ending.success:
+            _warn_of_stream_without_usage(model)
+        return answer.usage, "missing"
+
+    def _estimate(self, answer: Answer, model: str) -> Usage | None:
+        if self.messages is None:
+            prompt = tokens.count(self.prompt or "", model)
+        else:
+            prompt = tokens.count_messages([message.text for message in self.messages], model)
+        completion = tokens.count(answer.text, model)
+        if prompt is None or completion is None:
+            return None
+        return Usage(prompt, completion, prompt + completion)
+
+    def _remember_requests(self, answer: Answer) -> None:
+        """Note which tools the answer asks for: their calls name this one, and some may not exist."""
+        bound = facts.bound_tools(self.params)
+        for request in answer.tool_calls:
+            tool_call_id = request.get("id")
+            if not tool_call_id or self.id is None:
+                continue
+            self.collector.requested_by[tool_call_id] = self.id
+            if bound is not None and request.get("name") not in bound:
+                self.collector.unbound_tools[tool_call_id] = identifier(request.get("name"))
+
+
+class OpenToolCall(OpenCall):
+    """Hold a tool call in flight.
+
+    Args:
+        tool: name of the tool.
+        tool_call_id: the id under which an LLM call asked for it, or None.
+        base: the arguments of `OpenCall`.
+    """
+
+    __slots__ = ("requested_by", "tool")
+
+    def __init__(self, *base: Any, tool: object, tool_call_id: str | None) -> None:
+        super().__init__(*base)
+        self.tool = tool
+        self.requested_by = None
+        if tool_call_id is not None:
+            self.requested_by = self.collector.requested_by.get(tool_call_id)
+            self.collector.unbound_tools.pop(tool_call_id, None)
+
+    def end(self, ending: Ending) -> None:
+        """Hand the call's event to its collector."""
+        self.leave()
+        self.collector.add(
+            ToolCall(
+                tool=identifier(self.tool) if self.tool else facts.UNKNOWN,
+                success=ending.success,
+                error=ending.error,
+                requested_by=self.requested_by,
+                error_type=ending.error_type,
+                outcome=ending.outcome,
+                **self.common(),
+            )
+        )
+
+
+def record_unknown_tools(
+    collector: MetricsCollector, answers: Sequence[ToolMessage], metadata: Mapping[str, Any] | None
+) -> None:
+    """Record the tools that were asked for and do not exist; LangChain only answers them, with an error message."""
+    for answer in answers:
+        if answer.status != "error":
+            continue
+        tool = collector.unbound_tools.pop(answer.tool_call_id, None)
+        if tool is None:
+            continue
+        start_ts, end_ts, duration_ms = span(time_ns(), 0)
+        collector.add(
+            ToolCall(
+                tool=tool,
+                start_ts=start_ts,
+                end_ts=end_ts,
+                duration_ms=duration_ms,
+                success=False,
+                error=error_text(answer.text),
+                id=collector.next_id(),
+                requested_by=collector.requested_by.get(answer.tool_call_id),
+                outcome="unknown_tool",
+                agent=facts.agent_of(metadata),
+            )
+        )
+
+
+def _warn_of_stream_without_usage(model: str) -> None:
+    global _warned_of_streams  # noqa: PLW0603 - once per process
+    if not _warned_of_streams:
+        _warned_of_streams = True
+        logs.warn(
+            "A streamed call of %s reported no usage, so its tokens are not known. With langchain-openai and a "
+            "base_url of your own, pass stream_usage=True to the model.",
+            model,
+        )

@@ -1,0 +1,105 @@
+"""The command line ``swarmlet-metrics``: list workers, show one, run the demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langchain_swarmlet_metrics import __version__, report, settings
+from langchain_swarmlet_metrics.store import ArtifactStore, WorkerNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what stands behind the command's name; by default this process's own.
+
+    Returns:
+        The exit status: 0, or 1 after a message on standard error.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, sqlite3.Error, LookupError, ValueError) as error:
+        print(f"swarmlet-metrics: {error.args[0] if error.args else error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="swarmlet-metrics", description="Look at the performance of worker agents.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--root", type=Path, help=f"the worker folders; by default ${settings.DATA_PATH_VARIABLE}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="list workers, newest first")
+    listing.add_argument("--limit", type=int, default=20, help="how many at most (default: 20)")
+    listing.add_argument("--status", help="only created, running, success, failed, cancelled or lost ones")
+    listing.add_argument("--since-hours", type=float, help="only those of the last so many hours")
+    listing.set_defaults(run=_list)
+
+    showing = commands.add_parser("show", help="show a worker's result and the digest of its metrics")
+    showing.add_argument("job", metavar="JOB", type=int, help="the job's number, as list shows it")
+    showing.set_defaults(run=_show)
+
+    demo = commands.add_parser("demo", help="run a supervisor with three workers and show the three tiers")
+    demo.add_argument("--live", action="store_true", help="use the real OpenAI API; needs OPENAI_API_KEY")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    store = ArtifactStore(options.root)
+    found = store.list(status=options.status, since_hours=options.since_hours, limit=options.limit)
+    for metadata in found:
+        _print(report.line_text(store, metadata))
+    if not found:
+        print(f"No workers in {store.root}.")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    store = ArtifactStore(options.root)
+    try:
+        metadata = store.read(options.job)
+    except WorkerNotFoundError:
+        msg = f"there is no worker job {options.job} in {store.root}; `swarmlet-metrics list` shows which there are"
+        raise LookupError(msg) from None
+    _print(report.result_text(store, metadata))
+    _print(f"\n{report.digest_text(store, metadata)}")
+    _print(f"\n{store.root / metadata.worker_id / 'metrics.jsonl'}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.live and not settings.has_openai_key():
+        msg = "--live needs OPENAI_API_KEY in the environment"
+        raise ValueError(msg)
+    try:
+        from langchain_swarmlet_metrics.demo import run  # noqa: PLC0415 - needs LangChain, the other commands do not
+    except ModuleNotFoundError as error:
+        msg = f"the demo needs {error.name}; run: pip install 'langchain-swarmlet-metrics[demo]'"
+        raise LookupError(msg) from None
+    return run.main(options.root or settings.default_root(), live=options.live)
+
+
+def _print(text: str) -> None:
+    """Print text that a model may have written: what could steer a terminal is shown escaped."""
+    print(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""The collector receives a worker's events and hands each to the sinks; the current one is in a ContextVar."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from langchain_swarmlet_metrics import events, logs
+from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
+from langchain_swarmlet_metrics.metadata import Completeness, Totals
+from langchain_swarmlet_metrics.scrub import error_text, identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from langchain_swarmlet_metrics.store import ArtifactStore
+
+
+class Sink(Protocol):
+    """Take one event; a sink that raises is named in one warning, then counted."""
+
+    def __call__(self, event: Event, /) -> object:
+        """Take the event."""
+
+
+class MetricsCollector:
+    """Receive the events of one worker and hand each to the sinks.
+
+    Usable by hand, without LangChain and without a runner: it then buffers its events until `flush`.
+
+    Args:
+        worker_id: name of the worker's folder; None for calls that belong to no worker.
+        writer: the sink that writes ``metrics.jsonl``; without one, events are held until `flush`.
+        sinks: what else takes each event, after the file and the log.
+        parent: the collector of the worker that this one is nested in.
+    """
+
+    def __init__(
+        self,
+        worker_id: str | None,
+        *,
+        writer: Sink | None = None,
+        sinks: Iterable[Sink] = (),
+        parent: MetricsCollector | None = None,
+    ) -> None:
+        self.worker_id = worker_id
+        self.parent = parent
+        self.totals = Totals()
+        self.completeness = Completeness()
+        self.requested_by: dict[str, int] = {}
+        """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
+        self.unbound_tools: dict[str, str] = {}
+        """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
+        self.closed = False
+        self.cancelled = False
+        self._buffer: list[Event] = []
+        self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, logs.LogSink(worker_id), *sinks)
+        self._failed_sinks: set[int] = set()
+        self._last_late: object = None
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<MetricsCollector {self.worker_id}: {self.totals.llm_calls} LLM, {self.totals.tool_calls} tool calls>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MetricsCollector:
+        """Return itself: a copy of whoever holds a collector records into the same worker."""
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Return how many workers this one is nested in."""
+        return 0 if self.parent is None else self.parent.depth + 1
+
+    def is_within(self, other: MetricsCollector) -> bool:
+        """Tell whether this is the other collector, or one of a worker nested in that one's."""
+        return self is other or (self.parent is not None and self.parent.is_within(other))
+
+    def next_id(self) -> int:
+        """Return the id of the next call to start: 1, 2, 3 ..."""
+        return next(self._ids)
+
+    def add(self, event: Event) -> None:
+        """Count a finished call and hand it to every sink; never raises."""
+        with self._lock:
+            self.totals.add(event)
+            self.completeness.add(event)
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception as error:  # noqa: BLE001 - the one guard: no sink may reach the agent
+                self._count_failure(sink, error)
+
+    def count_late(self, run: object) -> None:
+        """Count a call that started after the worker ended; it is not recorded.
+
+        Args:
+            run: identifies the call, so that several handlers count it once.
+        """
+        with self._lock:
+            if run == self._last_late:
+                return
+            self._last_late = run
+            self.completeness.late_calls += 1
+            first = self.completeness.late_calls == 1
+        if first:
+            logs.warn(
+                "A call started after worker %s had ended; it and later ones are not recorded, only counted. "
+                "Await background work inside the worker block.",
+                self.worker_id,
+            )
+
+    def record_llm_call(
+        self,
+        *,
+        phase: str,
+        model: str,
+        start_ts: datetime | float | str,
+        end_ts: datetime | float | str,
+        error: object = None,
+        **known: Any,
+    ) -> LLMCall:
+        """Record a finished LLM call by hand.
+
+        Args:
+            phase: ``initial``, ``tool_decision``, ``synthesis``, ``summary`` or a name of your own.
+            model: name of the model.
+            start_ts: when it started: an aware datetime, seconds since the epoch, or a timestamp of our files.
+            end_ts: when it ended, likewise.
+            error: what went wrong, an exception or a text; None when the call succeeded.
+            **known: other fields of `LLMCall` that are known, such as ``prompt_tokens``.
+
+        Raises:
+            ValueError: a timestamp cannot be read.
+            TypeError: a field that `LLMCall` does not have.
+        """
+        start, end, duration_ms = _span(start_ts, end_ts)
+        event = LLMCall(
+            phase=identifier(phase),
+            model=identifier(model),
+            start_ts=start,
+            end_ts=end,
+            duration_ms=duration_ms,
+            **_known(known | {"id": self.next_id()} | _failure(error)),
+        )
+        self.add(event)
+        return event
+
+    def record_tool_call(
+        self,
+        *,
+        tool_name: str,
+        start_ts: datetime | float | str,
+        end_ts: datetime | float | str,
+        success: bool | None = None,
+        error: object = None,
+        **known: Any,
+    ) -> ToolCall:
+        """Record a finished tool call by hand.
+
+        Args:
+            tool_name: name of the tool.
+            start_ts: when it started: an aware datetime, seconds since the epoch, or a timestamp of our files.
+            end_ts: when it ended, likewise.
+            success: whether it did what it should; by default, whether there is no error.
+            error: what went wrong, an exception or a text; None when the call succeeded.
+            **known: other fields of `ToolCall` that are known, such as ``agent``.
+
+        Raises:
+            ValueError: a timestamp cannot be read.
+            TypeError: a field that `ToolCall` does not have.
+        """
+        start, end, duration_ms = _span(start_ts, end_ts)
+        failure = _failure(error)
+        event = ToolCall(
+            tool=identifier(tool_name),
+            start_ts=start,
+            end_ts=end,
+            duration_ms=duration_ms,
+            **_known(known | failure | {"id": self.next_id(), "success": not failure if success is None else success}),
+        )
+        self.add(event)
+        return event
+
+    def flush(self, artifact_store: ArtifactStore) -> None:
+        """Append the events held so far to the worker's ``metrics.jsonl``; a second call writes nothing twice.
+
+        Raises:
+            OSError: the file cannot be written, or the worker has no folder; the events are still held.
+        """
+        with self._lock:
+            held = len(self._buffer)
+            if held and self.worker_id is not None:
+                artifact_store.append(self.worker_id, self._buffer[:held])
+                del self._buffer[:held]
+
+    def _count_failure(self, sink: Sink, error: Exception) -> None:
+        with self._lock:
+            self.completeness.dropped_events += 1
+            first = id(sink) not in self._failed_sinks
+            self._failed_sinks.add(id(sink))
+        if first:
+            logs.warn(
+                "Sink %r of worker %s failed: %s. The agent is not affected; further failures are only counted, "
+                "in completeness.dropped_events.",
+                sink,
+                self.worker_id,
+                error_text(error),
+            )
+
+
+_T = TypeVar("_T")
+
+_collector: ContextVar[MetricsCollector | None] = ContextVar("swarmlet_collector", default=None)
+_phase: ContextVar[str | None] = ContextVar("swarmlet_phase", default=None)
+
+
+def set_metrics_collector(collector: MetricsCollector | None) -> Token[MetricsCollector | None]:
+    """Make a collector the current one of this context; returns the token for `reset_metrics_collector`."""
+    return _collector.set(collector)
+
+
+def get_metrics_collector() -> MetricsCollector | None:
+    """Return the current collector of this context, or None."""
+    return _collector.get()
+
+
+def reset_metrics_collector(token: Token[MetricsCollector | None]) -> None:
+    """Make the collector current that was so before; in a context other than the token's, none is afterwards."""
+    restore(_collector, token)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Name the phase of every LLM call that starts inside the block."""
+    token = _phase.set(identifier(name))
+    try:
+        yield
+    finally:
+        restore(_phase, token)
+
+
+def restore(variable: ContextVar[_T | None], token: Token[_T | None]) -> None:
+    """Give a context variable its value from before, or clear it.
+
+    It is cleared where the block is left in another context than it was entered in, as happens to a generator that
+    a web framework closes; the token is of no use there.
+    """
+    try:
+        variable.reset(token)
+    except ValueError:
+        variable.set(None)
+
+
+def current_phase() -> str | None:
+    """Return the phase that the user named for this context, or None."""
+    return _phase.get()
+
+
+def _nanoseconds(moment: datetime | float | str) -> int:
+    if isinstance(moment, str):
+        moment = events.parse_timestamp(moment)
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            msg = f"{moment!r} has no time zone; use datetime.now(UTC)"
+            raise ValueError(msg)
+        moment = moment.timestamp()
+    return round(moment * 1e6) * 1000
+
+
+def _span(start_ts: datetime | float | str, end_ts: datetime | float | str) -> tuple[str, str, int]:
+    start = _nanoseconds(start_ts)
+    return events.span(start, _nanoseconds(end_ts) - start)
+
+
+def _failure(error: object) -> dict[str, Any]:
+    if error is None:
+        return {}
+    kind = {"error_type": type(error).__name__} if isinstance(error, BaseException) else {}
+    return {"success": False, "error": error_text(error), **kind}
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """Make token counts safe: what is not a whole number from 0 on is not known."""
+    return {key: events.token_count(value) if key.endswith("_tokens") else value for key, value in fields.items()}

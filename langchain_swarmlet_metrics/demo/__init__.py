@@ -1,0 +1,1 @@
+"""The demonstration: a supervisor agent delegates three tasks, reads how its workers performed, and answers."""

@@ -1,0 +1,181 @@
+"""``metrics.jsonl``: one event a line, appended while a worker runs, never rewritten."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, BinaryIO
+
+from langchain_swarmlet_metrics import locks
+from langchain_swarmlet_metrics.events import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from langchain_swarmlet_metrics.events import Event
+
+_LONGEST_LINE = 1 << 20
+_PROBE_S = 0.01
+
+
+class EventWriter:
+    """Append events to a file, each with exactly one unbuffered write, and hold the file's lock until closed.
+
+    The lock tells readers that the worker runs. It belongs to the process that opened the file: in a forked child the
+    writer is closed, and neither writes nor holds the lock.
+
+    Args:
+        path: the file; made when it is missing, but not its folder.
+        lock: False to append to a file that another writer may have locked.
+
+    Raises:
+        BlockingIOError: another writer holds the lock.
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, lock: bool = True) -> None:
+        self._path = path
+        self._lock = threading.RLock()  # a signal handler or a finalizer may write while this thread does
+        self._file = open(path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 - Path.open has no opener
+        _writers.add(self)
+        try:
+            if lock and not _locked(self._file.fileno()):
+                msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
+                raise BlockingIOError(msg)
+            self._torn = _ends_torn(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"EventWriter({str(self._path)!r})"
+
+    def __call__(self, event: Event) -> None:
+        """Append one event.
+
+        Raises:
+            OSError: the event was not written, or only a part of it, which readers skip.
+            ValueError: the writer is closed.
+        """
+        self._append(encode(event))
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Append several events with one write; raises as a call does."""
+        self._append(b"".join(map(encode, events)))
+
+    def close(self) -> None:
+        """Free the lock and close the file; closing again does nothing."""
+        with self._lock:
+            if not self._file.closed:
+                locks.free(self._file.fileno())
+                self._file.close()
+
+    def _append(self, lines: bytes) -> None:
+        with self._lock:
+            if self._file.closed:
+                msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
+                raise ValueError(msg)
+            data = b"\n" + lines if self._torn else lines
+            written = self._file.write(data)
+            self._torn = torn = written != len(data)
+        if torn:
+            msg = f"only {written} of {len(data)} bytes could be written to {self._path}"
+            raise OSError(msg)
+
+    def _leave_to_parent(self) -> None:
+        """Close the file in a forked child; the lock stays with the parent, which has the file open still."""
+        self._lock = threading.RLock()  # another thread of the parent may have held the old one
+        self._file.close()
+
+
+_writers: weakref.WeakSet[EventWriter] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for writer in list(_writers):
+        writer._leave_to_parent()  # noqa: SLF001 - the other half of this class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+class EventReader:
+    """Read the events of a file one by one; a missing file has none.
+
+    Each iteration opens the file, reads it once from its beginning, and holds one line at a time.
+
+    Args:
+        open_file: opens the file for reading.
+    """
+
+    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+        self._open_file = open_file
+        self.skipped = 0
+        """Lines that the latest iteration met so far and that are no events: torn by a crash, damaged or unknown."""
+
+    def __iter__(self) -> Iterator[Event]:
+        self.skipped = 0
+        try:
+            file = self._open_file()
+        except FileNotFoundError:
+            return
+        with file:
+            for line in _lines(file):
+                if (event := decode(line)) is not None:
+                    yield event
+                elif line.strip():
+                    self.skipped += 1
+
+
+def read_events(path: Path) -> EventReader:
+    """Return a reader of the events in a file; a missing file has none."""
+    return EventReader(lambda: path.open("rb"))
+
+
+def is_locked(path: Path) -> bool | None:
+    """Tell whether a writer holds the lock of a file; None where that cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        free = locks.take(descriptor, shared=True)
+        locks.free(descriptor)
+    finally:
+        os.close(descriptor)
+    return None if free is None else not free
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock, or tell that another writer has it; where there are no locks, do without."""
+    if locks.take(descriptor) is not False:
+        return True
+    time.sleep(_PROBE_S)  # a reader that asks `is_locked` holds it for a few microseconds
+    return locks.take(descriptor) is not False
+
+
+def _ends_torn(file: BinaryIO) -> bool:
+    """Tell whether a crash or a full disk cut the last line, so that the next one must not be glued to it."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file, of an over-long one only its beginning."""
+    while line := file.readline(_LONGEST_LINE):
+        rest = line
+        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST_LINE)
+        yield line
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

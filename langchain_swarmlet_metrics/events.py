@@ -1,0 +1,177 @@
+"""The schema of ``metrics.jsonl``: one event per finished LLM call or tool call, one JSON line each.
+
+Field names, their order and the rule "absent is unknown, 0 is zero" are the file format; see ``docs/formats.md``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+SCHEMA_VERSION = 1
+"""Version of ``metrics.jsonl`` and ``metadata.json``; every ``metadata.json`` names it."""
+
+Outcome: TypeAlias = Literal["cancelled", "unfinished", "interrupted", "unknown_tool"]
+"""What ``success`` alone cannot say about a call."""
+
+UsageSource: TypeAlias = Literal["estimated", "missing"]
+"""Where token counts come from when the provider did not report them."""
+
+
+class LLMCall(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="event", tag="llm_call"
+):
+    """Describe one finished LLM call: a line with ``"event": "llm_call"``."""
+
+    phase: str
+    model: str
+    start_ts: str
+    end_ts: str
+    duration_ms: int
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    id: int | None = None
+    parent_id: int | None = None
+    success: bool | None = None
+    error: str | None = None
+    error_type: str | None = None
+    outcome: Outcome | None = None
+    ttft_ms: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_source: UsageSource | None = None
+    cache_hit: bool | None = None
+    attempt: int | None = None
+    agent: str | None = None
+    provider: str | None = None
+    cost_usd: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what was called: the model."""
+        return self.model
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the call counts as an error; cancelled and unfinished calls do not."""
+        return self.success is False and self.outcome is None
+
+
+class ToolCall(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    gc=False,
+    tag_field="event",
+    tag="tool_call",
+):
+    """Describe one finished tool call: a line with ``"event": "tool_call"``."""
+
+    tool: str
+    start_ts: str
+    end_ts: str
+    duration_ms: int
+    success: bool
+    error: str | None = None
+    id: int | None = None
+    parent_id: int | None = None
+    requested_by: int | None = None
+    error_type: str | None = None
+    outcome: Outcome | None = None
+    attempt: int | None = None
+    agent: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what was called: the tool."""
+        return self.tool
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the call counts as an error; cancelled and unfinished calls do not."""
+        return not self.success and self.outcome in (None, "unknown_tool")
+
+
+Event: TypeAlias = LLMCall | ToolCall
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(LLMCall | ToolCall)
+
+
+def encode(event: Event) -> bytes:
+    r"""Encode an event as its line of ``metrics.jsonl``, ending in ``\n``."""
+    return _encoder.encode(event) + b"\n"
+
+
+def decode(line: bytes) -> Event | None:
+    """Decode one line of ``metrics.jsonl``; keys of later versions are ignored.
+
+    Returns:
+        The event, or None for a line that is not one (torn by a crash, damaged, or of an unknown kind).
+    """
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a line of ``metrics.jsonl``."""
+    return msgspec.json.schema(LLMCall | ToolCall)
+
+
+def timestamp(time_ns: int) -> str:
+    """Format nanoseconds since the epoch as ``2025-12-15T04:08:08.123456Z``: six digits, so text sorts as time."""
+    return _timestamp(time_ns // 1000)
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Parse a timestamp of our files into an aware UTC datetime.
+
+    Raises:
+        ValueError: the text is not an ISO 8601 timestamp.
+    """
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
+    """Return ``(start_ts, end_ts, duration_ms)`` of a call, so that the three always agree.
+
+    Args:
+        start_ns: wall clock at the start, nanoseconds since the epoch.
+        elapsed_ns: monotonic time that the call took, nanoseconds; below 0 counts as 0.
+    """
+    start_us = start_ns // 1000
+    elapsed_us = max(elapsed_ns + 500, 0) // 1000
+    return _timestamp(start_us), _timestamp(start_us + elapsed_us), (elapsed_us + 500) // 1000
+
+
+def _timestamp(time_us: int) -> str:
+    seconds, micros = divmod(time_us, 1_000_000)
+    return f"{_second(seconds)}{micros:06d}Z"
+
+
+@lru_cache(maxsize=16)  # neighbouring events share their second, and formatting it is most of the cost
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def token_count(value: object) -> int | None:
+    """Return a token count as it may stand in a file: a whole number from 0 to 2**53, or None (not known)."""
+    if type(value) is int and 0 <= value <= _LARGEST_COUNT:
+        return value
+    if isinstance(value, float) and value.is_integer():  # some providers report 12.0
+        return token_count(int(value))
+    return None
+
+
+_LARGEST_COUNT = 2**53  # what every JSON reader keeps exact

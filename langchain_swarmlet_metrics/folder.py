@@ -1,0 +1,280 @@
+"""Worker folders: made under unique names; their files read, never anything outside, and replaced atomically."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+import unicodedata
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.settings import DATA_PATH_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+METADATA_FILE = "metadata.json"
+METRICS_FILE = "metrics.jsonl"
+INFLIGHT_FILE = "inflight.json"
+RESULT_FILE = "result.txt"
+
+_SLUG_LENGTH = 30
+_LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more
+_LONGEST_PATH = 4096
+_MOST_FILES = 300
+_NAMES_SHOWN = 10
+_TEMPORARY = ".tmp"
+
+# Every step is made from the folder before it, so that nobody can swap a part of the path in between. Windows can't.
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_READ = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO swapped in after the look at it must not block
+    | getattr(os, "O_BINARY", 0)
+)
+_READ_FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
+
+
+class FileRefusedError(ValueError):
+    """A file name that does not name a plain file inside the worker's folder."""
+
+
+class FileEntry(NamedTuple):
+    """Name a file of a worker, relative to its folder and with ``/``, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+def make_root(root: Path) -> None:
+    """Make the folder of the worker folders unless it is there, and see by trying whether it can be written.
+
+    Raises:
+        OSError: it cannot; of the class that the system's error has.
+    """
+    try:
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700, parents=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        msg = f"workers cannot be kept in {root}: {reason}; set {DATA_PATH_VARIABLE} or pass root="
+        raise OSError(error.errno, msg) from error
+
+
+def make_folder(root: Path, now_ns: int, task: str) -> str:
+    """Make a folder for a new worker and return its name: the UTC second, ``_``, words of the task.
+
+    Which name is free is decided by making the folder, so that any number of processes may do so at once.
+
+    Args:
+        root: the folder of the worker folders.
+        now_ns: nanoseconds since the epoch.
+        task: what the worker is asked to do, without secrets.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    base = f"{timestamp(now_ns)[:19].replace(':', '-')}_{_slug(task)}"
+    number = 1
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        with suppress(FileExistsError):
+            (root / name).mkdir(mode=0o700)
+            return name
+        number += 1
+
+
+def open_file(folder: Path, name: str) -> BinaryIO:
+    """Open a file of a worker for reading, whoever chose its name.
+
+    Args:
+        folder: the worker's folder.
+        name: the file's path inside the folder, with ``/``.
+
+    Raises:
+        FileRefusedError: the name leaves the folder, or what it names is not a plain file of the folder alone.
+        FileNotFoundError: there is no such file; says which there are.
+        OSError: the file cannot be opened.
+    """
+    try:
+        return open_alone(folder, _parts(name))
+    except FileNotFoundError:
+        msg = f"there is no file {_shown(name)} in the folder of worker {folder.name}; it has {_listed(folder)}"
+        raise FileNotFoundError(msg) from None
+
+
+def open_alone(folder: Path, parts: Sequence[str]) -> BinaryIO:
+    """Open a file as `open_plain` does, unless a hard link makes it a file from elsewhere as well.
+
+    Raises:
+        FileRefusedError: a part is something else than it should be.
+        OSError: the file is missing or cannot be opened.
+    """
+    file = open_plain(folder, parts)
+    if os.fstat(file.fileno()).st_nlink > 1:
+        file.close()
+        msg = f"{_shown(parts[-1])} is refused: it has another hard link, so it may be a file from elsewhere"
+        raise FileRefusedError(msg)
+    return file
+
+
+def open_plain(folder: Path, parts: Sequence[str]) -> BinaryIO:
+    """Open a plain file below a folder for reading, without following a symbolic link on the way from it.
+
+    Args:
+        folder: where to start; itself no symbolic link.
+        parts: names of the folders down to the file, and of the file.
+
+    Raises:
+        FileRefusedError: a part is something else than it should be.
+        OSError: the file is missing or cannot be opened.
+    """
+    step = _step_by_descriptor if _BY_DESCRIPTOR else _step_by_path
+    descriptor = step(folder, parts)
+    try:
+        _require(os.fstat(descriptor), stat.S_ISREG, parts[-1])
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def list_files(folder: Path) -> list[FileEntry]:
+    """Return a folder's plain files by name, the first few hundred of them; symbolic links are not followed."""
+    found: list[FileEntry] = []
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            entry = Path(path, name)
+            try:
+                info = entry.lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(info.st_mode) and not (name.startswith(".") and name.endswith(_TEMPORARY)):
+                found.append(FileEntry(entry.relative_to(folder).as_posix(), info.st_size))
+            if len(found) == _MOST_FILES:
+                return found
+    return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; readers see the old one or the new one at any instant.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)  # noqa: PTH105 - both are names already
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _slug(task: str) -> str:
+    """Make a part of a folder's name of a task: at most 30 of ``a-z0-9-``."""
+    text = unicodedata.normalize("NFKD", task).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    return words[:_SLUG_LENGTH].strip("-") or "worker"
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split a name from outside into its parts.
+
+    Raises:
+        FileRefusedError: it cannot name a file inside a folder.
+    """
+    parts = PurePosixPath(name).parts
+    sizes = [_encoded_size(part) for part in parts]
+    checks = (
+        (not name.strip(), "it is empty"),
+        (not parts, "it is the folder itself"),
+        (name.startswith("/") or _names_a_drive(name), "it is not relative to the worker's folder"),
+        (".." in parts, "it leaves the worker's folder"),
+        ("\0" in name or None in sizes, "it contains a character that no file name has"),
+        (sum(size or 0 for size in sizes) + len(sizes) > _LONGEST_PATH, "it is too long"),
+        (any((size or 0) > _LONGEST_NAME for size in sizes), "it is too long"),
+    )
+    for is_wrong, problem in checks:
+        if is_wrong:
+            msg = f"{_shown(name)} is refused: {problem}; name a file such as 'metrics.jsonl'"
+            raise FileRefusedError(msg)
+    return parts
+
+
+def _names_a_drive(name: str) -> bool:
+    return os.name == "nt" and ("\\" in name or ":" in name)
+
+
+def _encoded_size(part: str) -> int | None:
+    try:
+        return len(os.fsencode(part))
+    except UnicodeEncodeError:
+        return None
+
+
+def _step_by_descriptor(folder: Path, parts: Sequence[str]) -> int:
+    directory = os.open(folder, _READ_FOLDER)
+    try:
+        for part in parts[:-1]:
+            _require(os.stat(part, dir_fd=directory, follow_symlinks=False), stat.S_ISDIR, part)
+            inner = os.open(part, _READ_FOLDER, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        _require(os.stat(parts[-1], dir_fd=directory, follow_symlinks=False), stat.S_ISREG, parts[-1])
+        return os.open(parts[-1], _READ, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _step_by_path(folder: Path, parts: Sequence[str]) -> int:
+    path = folder
+    for part in parts[:-1]:
+        path /= part
+        _require(path.lstat(), stat.S_ISDIR, part)
+    path /= parts[-1]
+    _require(path.lstat(), stat.S_ISREG, parts[-1])
+    return os.open(path, _READ)
+
+
+def _require(info: os.stat_result, is_wanted: Callable[[int], bool], part: str) -> None:
+    """Check what a part of a path is.
+
+    Raises:
+        FileRefusedError: it is something else.
+    """
+    is_link = stat.S_ISLNK(info.st_mode) or getattr(info, "st_file_attributes", 0) & _REPARSE_POINT
+    if is_wanted(info.st_mode) and not is_link:
+        return
+    if is_link:
+        problem = "it is a symbolic link"
+    elif stat.S_ISDIR(info.st_mode):
+        problem = "it is a folder; name a file in it"
+    elif is_wanted is stat.S_ISDIR:
+        problem = "it is not a folder"
+    else:
+        problem = "it is not a plain file"
+    msg = f"{_shown(part)} is refused: {problem}"
+    raise FileRefusedError(msg)
+
+
+_REPARSE_POINT = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: what Windows has for symbolic links, and junctions
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 80 else name[:80] + "…")  # noqa: PLR2004
+
+
+def _listed(folder: Path) -> str:
+    names = [entry.name for entry in list_files(folder)]
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(map(_shown, names[:_NAMES_SHOWN])) + more if names else "no files yet"

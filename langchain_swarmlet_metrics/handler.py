@@ -1,0 +1,236 @@
+"""MetricsCallbackHandler: turns LangChain's callbacks into events for the collector of the current worker."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.context import register_configure_hook
+
+from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import inflight
+from langchain_swarmlet_metrics._langchain import parent_key, run_key
+from langchain_swarmlet_metrics.calls import OpenLLMCall, OpenToolCall, record_unknown_tools
+from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector, restore
+from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+
+
+class MetricsCallbackHandler(BaseCallbackHandler):
+    """Record every LLM call and tool call of what it is attached to.
+
+    Not needed inside a worker block, where every run is recorded already. Attach it with ``callbacks=[...]`` for log
+    lines without a worker, or bound to a collector where the context of the block is lost (threads, executors).
+    Any number of handlers records each run once.
+
+    Args:
+        collector: where events go; by default the current collector when a call starts. A current collector
+            nested inside the bound one wins over it.
+    """
+
+    # Inline: otherwise LangChain hops through an executor for every event and token, and times are wrong under load.
+    run_inline = True
+    ignore_retriever = True
+    ignore_retry = True
+    ignore_custom_event = True
+
+    def __init__(self, collector: MetricsCollector | None = None) -> None:
+        self._collector = collector
+
+    @property
+    def ignore_chain(self) -> bool:
+        """Tell LangChain to skip chain events: they matter only while a call is open."""
+        return not inflight.calls
+
+    def on_chat_model_start(
+        self,
+        serialized: Mapping[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Open an LLM call of a chat model."""
+        prompt = messages[0] if messages else []
+        self._open_llm(serialized, prompt, None, run_id, parent_run_id, metadata, tags, kwargs)
+
+    def on_llm_start(
+        self,
+        serialized: Mapping[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Open an LLM call of a completion model."""
+        prompt = prompts[0] if prompts else ""
+        self._open_llm(serialized, None, prompt, run_id, parent_run_id, metadata, tags, kwargs)
+
+    def on_llm_new_token(self, token: object, *, chunk: object = None, run_id: UUID, **kwargs: Any) -> None:
+        """Note when a streamed call said something first."""
+        call = inflight.calls.get(run_key(run_id))
+        if call is None or call.ttft_ns is not None:
+            return
+        if isinstance(call, OpenLLMCall):
+            call.first_chunk(token, chunk)
+
+    def on_stream_event(self, event: Mapping[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
+        """Note when a call streamed as typed events said something first."""
+        call = inflight.calls.get(run_key(run_id))
+        if call is None or call.ttft_ns is not None:
+            return
+        if isinstance(call, OpenLLMCall):
+            call.first_chunk(facts.text_of_stream_event(event), None)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
+        call = inflight.calls.pop(run_key(run_id), None)
+        if isinstance(call, OpenLLMCall):
+            call.end(RETURNED, facts.read_answer(response))
+
+    def on_llm_error(
+        self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
+    ) -> None:
+        """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
+        call = inflight.calls.pop(run_key(run_id), None)
+        if isinstance(call, OpenLLMCall):
+            call.end(Ending.of(error), facts.read_answer(response))
+
+    def on_tool_start(
+        self,
+        serialized: Mapping[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tool_call_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Open a tool call."""
+        run = run_key(run_id)
+        collector = self._claim(run)
+        if collector is not None:
+            tool = (serialized or {}).get("name") or kwargs.get("name")
+            base = (run, parent_key(parent_run_id), collector, metadata, tags)
+            OpenToolCall(*base, tool=tool, tool_call_id=tool_call_id).enter()
+
+    def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
+        """Close a tool call that returned; what it returned may say that it failed."""
+        call = inflight.calls.pop(run_key(run_id), None)
+        if call is not None:
+            error = facts.handled_error(output)
+            call.end(RETURNED if error is None else Ending(success=False, error=error))
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Close a tool call that raised, was cancelled or was interrupted."""
+        call = inflight.calls.pop(run_key(run_id), None)
+        if call is not None:
+            call.end(Ending.of(error))
+
+    def on_chain_start(
+        self,
+        serialized: object,
+        inputs: object,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note which open call a chain runs inside of."""
+        if parent_run_id is not None:
+            inflight.enter_chain(run_key(run_id), run_key(parent_run_id))
+
+    def on_chain_end(self, outputs: object, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the chain."""
+        inflight.leave_chain(run_key(run_id))
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the chain; when it was cancelled, so were the calls it was waiting for."""
+        run = run_key(run_id)
+        inflight.leave_chain(run)
+        if isinstance(error, CancelledError):
+            inflight.cancel_children(run)
+
+    def _open_llm(
+        self,
+        serialized: Mapping[str, Any] | None,
+        messages: list[BaseMessage] | None,
+        prompt: str | None,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        metadata: Mapping[str, Any] | None,
+        tags: Sequence[str] | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        run = run_key(run_id)
+        collector = self._claim(run)
+        if collector is None:
+            return
+        if messages and collector.unbound_tools:
+            record_unknown_tools(collector, facts.trailing_tool_messages(messages), metadata)
+        OpenLLMCall(
+            run,
+            parent_key(parent_run_id),
+            collector,
+            metadata,
+            tags,
+            messages=messages,
+            prompt=prompt,
+            serialized=serialized,
+            params=kwargs.get("invocation_params"),
+            batch_size=kwargs.get("batch_size") or 1,
+        ).enter()
+
+    def _claim(self, run: int) -> MetricsCollector | None:
+        """Return where a run that starts belongs; None when another handler has it, or its worker has ended."""
+        collector = get_metrics_collector()
+        bound = self._collector
+        if bound is not None and (collector is None or not collector.is_within(bound)):
+            collector = bound
+        if collector is None:
+            collector = UNATTACHED
+        known = inflight.calls.get(run)
+        if known is not None:
+            if bound is None or known.collector is collector:
+                return None
+            known.leave()  # a bound handler knows better than the one that saw the run first
+        if not collector.closed:
+            return collector
+        if collector.cancelled:
+            # The only way to stop a synchronous agent: LangChain lets a BaseException through to it.
+            msg = f"worker {collector.worker_id} has been cancelled"
+            raise CancelledError(msg)
+        collector.count_late(run)
+        return None
+
+
+_hook: ContextVar[MetricsCallbackHandler | None] = ContextVar("swarmlet_handler", default=None)
+register_configure_hook(_hook, inheritable=True)  # once: a hook per use would never go away again
+
+_SHARED = MetricsCallbackHandler()
+
+
+def attach() -> Token[MetricsCallbackHandler | None]:
+    """Have LangChain attach the handler to every run of this context; returns the token for `detach`."""
+    return _hook.set(_SHARED)
+
+
+def detach(token: Token[MetricsCallbackHandler | None]) -> None:
+    """Undo `attach`."""
+    restore(_hook, token)

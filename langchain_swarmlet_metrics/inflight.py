@@ -1,0 +1,210 @@
+"""Calls in flight: one process-wide map from LangChain's run to its open call, so that each run is recorded once.
+
+Whoever takes a call out of the map ends it; taking is one dict operation, so threads, tasks, late ends and any
+number of handlers end each call exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from contextvars import Context
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics.collector import MetricsCollector
+from langchain_swarmlet_metrics.events import Outcome, span
+from langchain_swarmlet_metrics.scrub import error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+calls: dict[int, OpenCall] = {}
+"""Run (``UUID.int``) -> its open call."""
+
+_enclosing: dict[int, OpenCall] = {}
+"""Chain run -> the open call that it runs inside of; emptied by the chain's end, at the latest by the call's."""
+
+UNATTACHED = MetricsCollector(None, writer=lambda _event: None)
+"""Takes the calls made without a worker: they are logged and belong to no file."""
+
+_NO_CONTEXT = Context()  # a done callback would otherwise keep the whole context of the agent alive
+_SWEEP_FROM = 64
+_sweep_at = _SWEEP_FROM
+
+
+class Ending(NamedTuple):
+    """Say how a call ended."""
+
+    success: bool = True
+    error: str | None = None
+    error_type: str | None = None
+    outcome: Outcome | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Ending:
+        """Read how a call ended from the exception that left it."""
+        if facts.is_cancellation(error):
+            return cls(success=False, outcome="cancelled")
+        if facts.is_control_flow(error):
+            return cls(outcome="interrupted")
+        return cls(success=False, error=error_text(error), error_type=type(error).__name__)
+
+
+RETURNED = Ending()
+
+
+class OpenCall(ABC):
+    """Hold what is known of a call that has started and not ended.
+
+    Args:
+        run: LangChain's run id, as an integer.
+        parent_run: the run that this one is a child of, or None.
+        collector: where its event goes.
+        metadata: what LangChain says of the run; kept until the call ends, as its tags are.
+        tags: the run's own tags.
+    """
+
+    __slots__ = (
+        "chains", "clock_ns", "collector", "id", "metadata", "parent_id", "parent_run",
+        "run", "start_ns", "streamed", "tags", "task", "ttft_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        run: int,
+        parent_run: int | None,
+        collector: MetricsCollector,
+        metadata: Mapping[str, Any] | None,
+        tags: Sequence[str] | None,
+    ) -> None:
+        self.run = run
+        self.parent_run = parent_run
+        self.collector = collector
+        self.metadata = metadata
+        self.tags = tags
+        self.chains: set[int] | None = None
+        self.streamed = False
+        self.ttft_ns: int | None = None
+        self.id: int | None = None
+        self.parent_id: int | None = None
+        if collector is not UNATTACHED:
+            self.id = collector.next_id()
+            enclosing = _enclosing_call(parent_run)
+            if enclosing is not None and enclosing.collector is collector:
+                self.parent_id = enclosing.id
+        self.task = _current_task()
+        self.start_ns = time_ns()
+        self.clock_ns = perf_counter_ns()
+
+    @abstractmethod
+    def end(self, ending: Ending) -> None:
+        """Hand the call's event to its collector; whoever took the call out of the map calls this, once."""
+
+    def enter(self) -> None:
+        """Put the call into the map, and watch its task: LangChain says nothing when it is cancelled."""
+        calls[self.run] = self
+        if self.task is not None:
+            self.task.add_done_callback(self._task_done, context=_NO_CONTEXT)
+        if len(calls) >= _sweep_at:
+            _sweep()
+
+    def leave(self) -> None:
+        """Let go of the task and of the chains that ran inside the call."""
+        if self.task is not None:
+            self.task.remove_done_callback(self._task_done)
+        for chain in self.chains or ():
+            _enclosing.pop(chain, None)
+
+    def abandon(self, outcome: Outcome) -> None:
+        """End a call that will never be told its end, unless somebody else just did."""
+        if calls.pop(self.run, None) is self:
+            self.end(Ending(success=False, outcome=outcome))
+
+    def is_cancelled(self, leaving: asyncio.Task[Any] | None) -> bool:
+        """Tell whether a call still open is one that was cancelled, given the task that leaves the worker."""
+        if self.task is None:
+            return False
+        return self.task.done() or (self.task is leaving and not self.streamed)
+
+    def common(self) -> dict[str, Any]:
+        """Return the fields that every event has, ending now."""
+        start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
+        return {
+            "start_ts": start_ts,
+            "end_ts": end_ts,
+            "duration_ms": duration_ms,
+            "id": self.id,
+            "parent_id": self.parent_id,
+            "attempt": facts.attempt_of(self.tags),
+            "agent": facts.agent_of(self.metadata),
+        }
+
+    def _task_done(self, _task: asyncio.Task[Any]) -> None:
+        # A stream outlives the task of its first chunk when each chunk is awaited in a task of its own.
+        if not self.streamed:
+            self.abandon("cancelled")
+
+
+def enter_chain(run: int, parent_run: int | None) -> None:
+    """Note which open call a chain runs inside of, if any."""
+    call = _enclosing_call(parent_run)
+    if call is not None:
+        _enclosing[run] = call
+        if call.chains is None:
+            call.chains = set()
+        call.chains.add(run)
+
+
+def leave_chain(run: int) -> None:
+    """Forget a chain that has ended."""
+    call = _enclosing.pop(run, None)
+    if call is not None and call.chains is not None:
+        call.chains.discard(run)
+
+
+def cancel_children(parent_run: int) -> None:
+    """Close the open calls that are direct children of a run that was cancelled."""
+    for call in list(calls.values()):
+        if call.parent_run == parent_run:
+            call.abandon("cancelled")
+
+
+def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
+    """Close what is still open when a worker ends, as cancelled or unfinished.
+
+    Args:
+        collector: the worker's collector.
+        cancelled: whether the worker itself ends by cancellation.
+    """
+    leaving = _current_task()
+    for call in list(calls.values()):
+        if call.collector is collector:
+            call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
+
+
+def enclosing_event(run: int | None) -> tuple[MetricsCollector, int] | None:
+    """Return the collector and id of the open call that a run is or runs inside of, or None."""
+    call = _enclosing_call(run)
+    return None if call is None or call.id is None else (call.collector, call.id)
+
+
+def _enclosing_call(run: int | None) -> OpenCall | None:
+    if run is None:
+        return None
+    return calls.get(run) or _enclosing.get(run)
+
+
+def _sweep() -> None:
+    """Close calls whose task is done or whose loop is gone, and look again when the map has doubled."""
+    global _sweep_at  # noqa: PLW0603 - the one threshold of the one map
+    for call in list(calls.values()):
+        if call.task is not None and (call.task.done() or call.task.get_loop().is_closed()):
+            call.abandon("cancelled")
+    _sweep_at = max(_SWEEP_FROM, 2 * len(calls))
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    return None if asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001 - current_task() raises without one

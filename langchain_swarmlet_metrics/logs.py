@@ -1,0 +1,279 @@
+"""Tier 3: every finished call as one line for ``grep``, ``awk`` and log shippers, through ``logging``.
+
+The logger ``langchain_swarmlet_metrics`` has a ``NullHandler`` and nothing else. Who has logging set up sees
+its records there once the logger's level is INFO; who has not calls `configure_logging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOGGER_NAME = "langchain_swarmlet_metrics"
+LLM_CALL_COMPLETE = "llm_call_complete"
+TOOL_CALL_COMPLETE = "tool_call_complete"
+
+_logger = logging.getLogger(LOGGER_NAME)
+_logger.addHandler(logging.NullHandler())
+
+
+class LogSink:
+    """Log every event of a worker at INFO, its known fields as flat attributes of the record.
+
+    ``record.event`` is ``llm_call_complete`` or ``tool_call_complete``; what is not known is no attribute.
+    The message is the line itself without time and level, put together only when a handler asks for it.
+
+    Args:
+        worker_id: the worker whose events come, or None outside of workers.
+    """
+
+    def __init__(self, worker_id: str | None) -> None:
+        self._worker_id = worker_id
+
+    def __call__(self, event: Event) -> None:
+        """Log one event, unless nobody listens at INFO."""
+        if not _logger.isEnabledFor(logging.INFO):
+            return
+        fields = msgspec.to_builtins(event, enc_hook=str)
+        fields["event"] += "_complete"
+        if self._worker_id is not None:
+            fields["worker_id"] = self._worker_id
+        # The pairs are an argument, not the message: exporters group by the message, some can't send one that
+        # is no str. And info() would look for its caller, which takes 2 us and always finds this line.
+        message, args = fields["event"] + " %s", (_Pairs(fields),)
+        record = _logger.makeRecord(LOGGER_NAME, logging.INFO, __file__, 0, message, args, None, "LogSink", fields)
+        _logger.handle(record)
+
+
+class KeyValueFormatter(logging.Formatter):
+    """Format any record as one line: UTC time, level, message; ``fmt`` and ``datefmt`` are not looked at.
+
+    Tracebacks and stacks follow on the same line; line breaks and whatever else is not printable are escaped.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line."""
+        line = f"{_utc_second(int(record.created))} {record.levelname} {record.getMessage()}"
+        for appendix in _appendices(self, record).values():
+            line += f"\n{appendix}"
+        return line if line.isprintable() else _NOT_PLAIN.sub(_escape, line)
+
+
+class JSONLinesFormatter(logging.Formatter):
+    """Format any record as one line of ASCII JSON; ``fmt`` and ``datefmt`` are not looked at.
+
+    Keys: ``ts`` (RFC 3339, UTC), ``level``, ``logger``, then ``event`` and its fields, or ``message`` and the
+    record's extra attributes. NaN and infinity become null, values that JSON does not have become text.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line."""
+        head = {
+            "ts": timestamp(round(record.created * 1_000_000) * 1000),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        extra = {key: value for key, value in record.__dict__.items() if key not in _RECORD_ATTRIBUTES}
+        if extra.get("event") not in (LLM_CALL_COMPLETE, TOOL_CALL_COMPLETE):
+            head["message"] = record.getMessage()
+        head |= _appendices(self, record)
+        return _json_line({**head, **extra, **head})  # the head comes first and is not overwritten
+
+
+def configure_logging(
+    path: str | Path | None = None,
+    *,
+    format: Literal["kv", "json"] = "kv",  # noqa: A002 - what logging.basicConfig calls it
+    level: int | str = logging.INFO,
+) -> logging.Handler:
+    """Show the lines of this library in a program that has no logging set up.
+
+    Attaches one handler to our logger only; a second call replaces the handler of the first. The lines go
+    there and nowhere else (``propagate`` is off), so that handlers of the root logger, which is not touched,
+    don't print them a second time. Who has such handlers does without this function:
+    ``logging.getLogger("langchain_swarmlet_metrics").setLevel("INFO")`` is enough.
+
+    Args:
+        path: the file to append to, or None for standard error.
+        format: ``kv`` for `KeyValueFormatter`, ``json`` for `JSONLinesFormatter`.
+        level: the logger's new level, by number or name; the events are logged at INFO.
+
+    Returns:
+        The handler; ``removeHandler`` and ``propagate = True`` on our logger undo the call.
+
+    Raises:
+        ValueError: there is no such format or level.
+        OSError: the file can't be opened for appending.
+    """
+    formatter, number = _formatter(format), _level_number(level)
+    handler = logging.StreamHandler() if path is None else logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(formatter)
+    for earlier in [other for other in _logger.handlers if other.name == LOGGER_NAME]:
+        _logger.removeHandler(earlier)
+        earlier.close()
+    handler.name = LOGGER_NAME
+    _logger.addHandler(handler)
+    _logger.setLevel(number)
+    _logger.propagate = False
+    return handler
+
+
+def parse_line(line: str) -> dict[str, str]:
+    r"""Read the line of an event back into its fields, as text; the exact inverse of how values are escaped.
+
+    The escapes are Python's own: ``\x3d`` for ``=``, ``\\`` for a backslash, ``\n``, ``\x1b``, ``\u2028`` and
+    the like for what is not printable, ``\"`` for a quote in ``error``, ``\x20`` for a space everywhere else.
+    What stands before the event's name is ignored.
+
+    Returns:
+        The fields in the order of the line, or no fields when it is not the line of an event.
+    """
+    start = _EVENT_NAME.search(line)
+    if start is None:
+        return {}
+    fields = {}
+    for pair in _PAIR.finditer(line, start.end()):
+        text = pair["text"] if pair["key"] else pair["error"]
+        fields[pair["key"] or "error"] = _ESCAPE.sub(_unescape, text)
+    return fields
+
+
+def warn(message: str, *args: object) -> None:
+    """Log a warning of this library's own, and never raise."""
+    with contextlib.suppress(Exception):  # the user's filters and handlers run in here, in the agent's time
+        _logger.warning(message, *args, stacklevel=2)
+
+
+class _Pairs:
+    """Write an event's fields as ``key=value`` pairs when a handler asks, once for all handlers."""
+
+    __slots__ = ("_fields", "_text")
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self._text: str | None = None
+
+    def __str__(self) -> str:
+        if self._text is None:
+            self._text = _pairs(self._fields)
+        return self._text
+
+
+def _pairs(fields: dict[str, Any]) -> str:
+    pairs = []
+    for key in _KEYS[fields["event"]]:
+        value = fields.get(key)
+        if value is not None:
+            text = str(value)
+            pairs.append(f"{key}={text if isinstance(value, int) else _NOT_BARE.sub(_escape, text)}")
+    if "error" in fields:
+        pairs.append(f'error="{_NOT_QUOTED.sub(_escape, str(fields["error"]))}"')
+    return " ".join(pairs)
+
+
+def _keys(kind: type[msgspec.Struct], first: str) -> tuple[str, ...]:
+    """Order a line's keys: the first ones, the others as in the schema but for times and error, the event."""
+    elsewhere = {*first.split(), "start_ts", "end_ts", "error"}
+    others = [key for key in kind.__struct_fields__ if key not in elsewhere]
+    return (*first.split(), *others, "event")
+
+
+_LLM_FIRST = "phase duration_ms worker_id model prompt_tokens completion_tokens total_tokens"
+_TOOL_FIRST = "tool duration_ms success worker_id"
+_KEYS = {LLM_CALL_COMPLETE: _keys(LLMCall, _LLM_FIRST), TOOL_CALL_COMPLETE: _keys(ToolCall, _TOOL_FIRST)}
+
+# Whatever may have to be escaped; _escape decides. Not in them is the ASCII that common names are made of.
+_NOT_PLAIN = re.compile(r"[^ -~]")
+_NOT_BARE = re.compile(r"[^!-<>-\[\]-~]")
+_NOT_QUOTED = re.compile(r"[^ !#-<>-\[\]-~]")
+_ASCII_ESCAPES = {" ": r"\x20", "=": r"\x3d", '"': r"\"", "\\": r"\\"}
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char in _ASCII_ESCAPES:
+        return _ASCII_ESCAPES[char]
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
+_EVENT_NAME = re.compile(rf"\b(?:{LLM_CALL_COMPLETE}|{TOOL_CALL_COMPLETE})(?= )")
+_PAIR = re.compile(r' error="(?P<error>(?:[^"\\]|\\.)*)"| (?P<key>[a-z_]+)=(?P<text>\S*)')
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4})|(.))")
+_LETTER_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def _unescape(match: re.Match[str]) -> str:
+    code = match[1] or match[2] or match[3]
+    return chr(int(code, 16)) if code else _LETTER_ESCAPES.get(match[4], match[4])
+
+
+@lru_cache(maxsize=16)  # neighbouring records share their second, and formatting it costs more than the line
+def _utc_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
+def _appendices(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
+    """Return the record's traceback and stack, where it has them."""
+    if record.exc_info and not record.exc_text:  # kept on the record for other formatters, as logging does
+        record.exc_text = formatter.formatException(record.exc_info)
+    found = {"exc_info": record.exc_text, "stack_info": record.stack_info}
+    return {key: text for key, text in found.items() if text}
+
+
+# taskName came with Python 3.12; message and asctime are left behind by other formatters
+_RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+_json_encoder = msgspec.json.Encoder(enc_hook=str)
+_NOT_JSON = (ValueError, TypeError, OverflowError, RecursionError)  # lone surrogates, odd keys, cycles
+
+
+def _json_line(fields: dict[str, Any]) -> str:
+    try:
+        line = _json_encoder.encode(fields).decode()
+    except _NOT_JSON:
+        encodable = {_valid(key): _encodable(value) for key, value in fields.items()}
+        line = _json_encoder.encode(encodable).decode()
+    return line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":"))
+
+
+def _encodable(value: Any) -> Any:
+    try:
+        _json_encoder.encode(value)
+    except _NOT_JSON:
+        return _valid(str(value))
+    return value
+
+
+def _valid(text: str) -> str:
+    """Escape lone surrogates, which UTF-8 can't hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _formatter(name: str) -> logging.Formatter:
+    formatters: dict[str, type[logging.Formatter]] = {"kv": KeyValueFormatter, "json": JSONLinesFormatter}
+    if name not in formatters:
+        msg = f"no such log format: {name!r}; use one of {', '.join(map(repr, formatters))}"
+        raise ValueError(msg)
+    return formatters[name]()
+
+
+def _level_number(level: int | str) -> int:
+    if isinstance(level, int):
+        return level
+    numbers = logging.getLevelNamesMapping()
+    if level not in numbers:
+        msg = f"no such log level: {level!r}; use a number or one of {', '.join(map(repr, numbers))}"
+        raise ValueError(msg)
+    return numbers[level]

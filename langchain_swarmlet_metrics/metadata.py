@@ -1,0 +1,144 @@
+"""The schema of ``metadata.json``: what is known of a worker as a whole. Every key is present; null is unknown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Event, LLMCall
+
+Status: TypeAlias = Literal["created", "running", "success", "failed", "cancelled"]
+"""A worker's status as its own process writes it. Readers add ``lost``: running, but nobody holds its lock."""
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """Sum up the events of a worker.
+
+    Token sums and cost are None while no call told them. What LangChain's cache served was not billed, so it is not
+    in them.
+    """
+
+    llm_calls: int = 0
+    tool_calls: int = 0
+    errors: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: float | None = None
+
+    def add(self, event: Event) -> None:
+        """Count one event."""
+        if event.failed:
+            self.errors += 1
+        if not isinstance(event, LLMCall):
+            self.tool_calls += 1
+            return
+        self.llm_calls += 1
+        if event.cache_hit:
+            return
+        self.prompt_tokens = _sum(self.prompt_tokens, event.prompt_tokens)
+        self.completion_tokens = _sum(self.completion_tokens, event.completion_tokens)
+        self.total_tokens = _sum(self.total_tokens, event.total_tokens)
+        self.cached_tokens = _sum(self.cached_tokens, event.cached_tokens)
+        self.cost_usd = _sum(self.cost_usd, event.cost_usd)
+
+
+class Completeness(msgspec.Struct, kw_only=True):
+    """Say what the numbers of a worker leave out."""
+
+    calls_without_usage: int = 0
+    unpriced_calls: int = 0
+    dropped_events: int = 0
+    unfinished_calls: int = 0
+    late_calls: int = 0
+    price_source: str | None = None
+
+    def add(self, event: Event) -> None:
+        """Count what one event does not tell."""
+        if event.outcome == "unfinished":
+            self.unfinished_calls += 1
+        if isinstance(event, LLMCall) and not event.cache_hit:
+            if event.usage_source == "missing":
+                self.calls_without_usage += 1
+            if event.cost_usd is None:
+                self.unpriced_calls += 1
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """Name whoever spawned a worker: the enclosing worker, and the event in it (None when it was no recorded call)."""
+
+    worker_id: str
+    event_id: int | None = None
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """Name the process a worker runs in."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def current(cls) -> Process:
+        """Describe this process."""
+        return cls(host=platform.node(), pid=os.getpid())
+
+
+class Metadata(msgspec.Struct, kw_only=True):
+    """Describe one worker: the contents of its ``metadata.json``."""
+
+    schema: int = SCHEMA_VERSION
+    worker_id: str
+    job_id: int | None = None
+    owner_id: str | None = None
+    task: str | None = None
+    status: Status = "created"
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_ms: int | None = None
+    error: str | None = None
+    summary: str | None = None
+    config: dict[str, Any] | None = None
+    trace_id: str | None = None
+    traceparent: str | None = None
+    parent: Parent | None = None
+    process: Process | None = None
+    totals: Totals = msgspec.field(default_factory=Totals)
+    completeness: Completeness = msgspec.field(default_factory=Completeness)
+
+
+_decoder = msgspec.json.Decoder(Metadata)
+_Number = TypeVar("_Number", int, float)
+
+
+def encode(metadata: Metadata) -> bytes:
+    """Encode a worker's metadata as the indented JSON text of ``metadata.json``."""
+    return msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n"
+
+
+def decode(text: bytes) -> Metadata | None:
+    """Decode ``metadata.json``; keys of later versions are ignored.
+
+    Returns:
+        The metadata, or None for text that is not a worker's metadata.
+    """
+    try:
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of ``metadata.json``."""
+    return msgspec.json.schema(Metadata)
+
+
+def _sum(total: _Number | None, amount: _Number | None) -> _Number | None:
+    """Add what is known: None only when neither is."""
+    if amount is None:
+        return total
+    return amount if total is None else total + amount

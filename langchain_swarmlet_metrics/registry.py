@@ -1,0 +1,289 @@
+"""The job table: which worker folder belongs to which job number, for lists that need not read every folder.
+
+``index.sqlite3`` is derived from the folders. When it is missing or damaged, whoever opens it next builds it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from langchain_swarmlet_metrics import locks, logs
+from langchain_swarmlet_metrics.events import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+_VERSION = 1
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS jobs (
+        job_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        worker_id TEXT UNIQUE NOT NULL,
+        owner_id TEXT,
+        status TEXT NOT NULL,
+        created_at TEXT NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS newest ON jobs (created_at, job_id)",
+    "CREATE INDEX IF NOT EXISTS newest_of_owner ON jobs (owner_id, created_at, job_id)",
+    f"PRAGMA user_version = {_VERSION}",
+)
+_COLUMNS = "job_id, worker_id, owner_id, status, created_at"
+_SIDE_FILES = ("", "-journal", "-wal", "-shm")
+_DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_TRIES = 3
+_LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
+_BUSY_S = 5.0
+_LOCK_S = 10.0
+_POLL_S = 0.001
+
+_Result = TypeVar("_Result")
+
+
+class Job(NamedTuple):
+    """One row of the job table."""
+
+    job_id: int
+    worker_id: str
+    owner_id: str | None
+    status: str
+    created_at: str
+
+
+class DamagedIndexError(OSError):
+    """The index is missing, is not a database, or has another schema, and could not be built anew."""
+
+
+class Registry:
+    """Number jobs, and find and list them.
+
+    Each call opens the index and closes it again: then a file that was deleted is noticed, and no connection is ever
+    carried into a forked child or another thread. The folder's lock keeps processes apart; it is shared by those
+    that only read.
+
+    Args:
+        path: the index, in the folder of the worker folders.
+        scan: reads the jobs from the worker folders. Must not use the registry.
+    """
+
+    def __init__(self, path: Path, scan: Callable[[], Iterable[Job]]) -> None:
+        self.path = path
+        self._scan = scan
+        self._is_held = False
+
+    @contextmanager
+    def adding(self, worker_id: str, owner_id: str | None, created_at: str) -> Iterator[int]:
+        """Add a job with status ``created`` and yield its number; the block writes it into the worker's folder.
+
+        The index is not built anew before the block is left, so the number cannot be given out a second time.
+
+        Raises:
+            OSError: the index cannot be written.
+        """
+
+        def insert(connection: sqlite3.Connection) -> int | None:
+            sql = "INSERT OR REPLACE INTO jobs (worker_id, owner_id, status, created_at) VALUES (?, ?, 'created', ?)"
+            return connection.execute(sql, (worker_id, owner_id, created_at)).lastrowid
+
+        with self._locked():
+            job_id = self._repairing(insert)
+            assert job_id is not None  # noqa: S101 - SQLite has a number for every row it inserted
+            yield job_id
+
+    def update_status(self, worker_id: str, status: str) -> None:
+        """Set a job's status.
+
+        Raises:
+            OSError: the index cannot be written.
+        """
+        sql = "UPDATE jobs SET status = ? WHERE worker_id = ?"
+        with self._locked():
+            self._repairing(lambda connection: connection.execute(sql, (status, worker_id)).close())
+
+    def find(self, job_id: int) -> Job | None:
+        """Return a job by its number, or None.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        if not 0 < job_id < _LARGEST_JOB_ID:
+            return None
+        rows = self._select("WHERE job_id = ?", (job_id,))
+        return rows[0] if rows else None
+
+    def find_worker(self, worker_id: str) -> Job | None:
+        """Return a job by the name of its worker's folder, or None.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        rows = self._select("WHERE worker_id = ?", (worker_id,))
+        return rows[0] if rows else None
+
+    def list(
+        self,
+        *,
+        owner_id: str | None = None,
+        statuses: Collection[str] | None = None,
+        since: str | None = None,
+        before: Job | None = None,
+        limit: int = 20,
+    ) -> Sequence[Job]:
+        """Return jobs, newest first.
+
+        Args:
+            owner_id: only this owner's; None is everybody's.
+            statuses: only those with one of these.
+            since: only those created at this timestamp or later.
+            before: only those that come after this one in the list, to go on where the last call ended.
+            limit: how many at most.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        conditions = {
+            "owner_id = ?": None if owner_id is None else (owner_id,),
+            f"status IN ({', '.join('?' * len(statuses or ()))})": statuses,
+            "created_at >= ?": None if since is None else (since,),
+            "(created_at, job_id) < (?, ?)": None if before is None else (before.created_at, before.job_id),
+        }
+        wanted = {condition: values for condition, values in conditions.items() if values is not None}
+        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        values = [value for given in wanted.values() for value in given]
+        return self._select(f"{where} ORDER BY created_at DESC, job_id DESC LIMIT ?", (*values, limit))
+
+    def rebuild(self) -> None:
+        """Build the index anew from the worker folders; the old one is kept beside it, as a damaged one is.
+
+        Raises:
+            OSError: the folders cannot be read, or the index cannot be written.
+        """
+        with self._locked():
+            self._rebuild("it was asked for")
+
+    def _select(self, clauses: str, values: Sequence[object]) -> Sequence[Job]:
+        def select(connection: sqlite3.Connection) -> list[Job]:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs {clauses}", values)  # noqa: S608 - our own text
+            return [Job._make(row) for row in rows]
+
+        with suppress(DamagedIndexError), self._locked(shared=True):
+            return self._opened(select)
+        with self._locked():
+            return self._repairing(select)
+
+    def _repairing(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do something with the index, built anew if need be. The lock is held, so nobody else builds it meanwhile."""
+        damage: DamagedIndexError | None = None
+        for _ in range(_TRIES):
+            try:
+                if damage is not None:
+                    self._rebuild(str(damage))
+                return self._opened(operation)
+            except DamagedIndexError as error:
+                damage = error
+        assert damage is not None  # noqa: S101 - otherwise the loop has returned
+        raise damage
+
+    def _opened(self, operation: Callable[[sqlite3.Connection], _Result], version: int = _VERSION) -> _Result:
+        """Do something with the index.
+
+        Args:
+            operation: what to do.
+            version: of the schema that the index must have; 0 is an empty file.
+
+        Raises:
+            DamagedIndexError: the index has to be built anew first.
+            OSError: anything else that SQLite reports.
+        """
+        try:
+            uri = f"{self.path.as_uri()}?mode=rw"  # a missing file is not made, but missed
+            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = OFF")  # what a power cut damages is built anew
+                if connection.execute("PRAGMA user_version").fetchone() != (version,):
+                    msg = f"{self.path} has another schema"
+                    raise DamagedIndexError(msg)
+                return operation(connection)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            is_damaged = _means_damage(error) or not self.path.exists()
+            msg = f"{self.path}: {error}"
+            raise (DamagedIndexError if is_damaged else OSError)(msg) from error
+
+    def _rebuild(self, reason: str) -> None:
+        aside = f"{self.path}.damaged-{timestamp(time.time_ns()).replace(':', '-')}"
+        if self.path.exists():
+            logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
+        for suffix in _SIDE_FILES:  # a journal that is left would be played into the new index
+            with suppress(FileNotFoundError):
+                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")  # noqa: PTH105 - these are no paths yet
+        jobs = sorted(self._scan(), key=lambda job: (job.created_at, job.worker_id))
+
+        def build(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            # Of two folders with the same number the older keeps it; the other can be read by its name only.
+            connection.executemany(
+                f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
+                [job for job in jobs if 0 < job.job_id < _LARGEST_JOB_ID],
+            )
+            connection.execute("COMMIT")
+
+        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
+        self._opened(build, version=0)
+
+    @contextmanager
+    def _locked(self, *, shared: bool = False) -> Iterator[None]:
+        with _no_fork:
+            if self._is_held:  # by this thread, which a signal handler or a finalizer has interrupted
+                yield
+                return
+            descriptor = _lock_folder(self.path.parent, shared=shared)
+            self._is_held = True
+            try:
+                yield
+            finally:
+                self._is_held = False
+                if descriptor is not None:
+                    locks.free(descriptor)
+                    os.close(descriptor)
+
+
+def _means_damage(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Python's own: a text of the index, or SQLite's message on it, is not UTF-8
+        return isinstance(error, UnicodeDecodeError | sqlite3.OperationalError)
+    return code & 0xFF in _DAMAGES or code == sqlite3.SQLITE_READONLY_DBMOVED
+
+
+# A child that is forked while another thread is inside SQLite inherits SQLite's notes on locks that it does not have:
+# it sees a malformed or locked database. So a fork waits for whoever uses an index, and so does the next user.
+_no_fork = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+
+
+def _lock_folder(folder: Path, *, shared: bool) -> int | None:
+    """Lock a folder; return the descriptor that holds the lock, or None where folders have none.
+
+    Raises:
+        TimeoutError: others hold it all the time.
+        OSError: the folder is missing.
+    """
+    if os.name == "nt":
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + _LOCK_S
+    try:
+        while locks.take(descriptor, shared=shared) is False:
+            if time.monotonic() > deadline:
+                msg = f"{folder} has been locked by another process for {_LOCK_S:.0f} s; try again"
+                raise TimeoutError(msg)
+            time.sleep(_POLL_S)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

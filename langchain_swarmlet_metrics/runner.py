@@ -1,0 +1,167 @@
+"""WorkerRunner: where people start. It makes workers, runs agents as workers, and builds the supervisor's tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from langchain_swarmlet_metrics import agents, supervisor
+from langchain_swarmlet_metrics.spawn import Spawner
+from langchain_swarmlet_metrics.store import ArtifactStore
+from langchain_swarmlet_metrics.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool
+
+    from langchain_swarmlet_metrics.agents import Agent, Summarizer
+    from langchain_swarmlet_metrics.collector import Sink
+
+Owner: TypeAlias = "str | Callable[[], str | None] | None"
+
+
+class WorkerRunner:
+    """Run workers and keep what they did in folders.
+
+    Args:
+        root: where the worker folders are; by default ``SWARMLET_DATA_PATH``, ``/data/swarmlet/workers`` when it is
+            writable, or the user data folder.
+        owner_id: whose jobs these are, a text or a callable asked each time; the supervisor tools show this owner's
+            jobs only. None sees every job.
+        sinks: what else takes each event: called with the `Worker` as its block starts, each returns a sink.
+        summarizer: a chat model or a callable that turns a prompt into the worker's ``summary``.
+        store_task: whether the task is written to disk; without it, the worker's name is neutral too.
+
+    Raises:
+        OSError: the root cannot be written; the message names the path, the reason and the variable to set.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        owner_id: Owner = None,
+        sinks: Iterable[Callable[[Worker], Sink]] = (),
+        summarizer: Summarizer | None = None,
+        store_task: bool = True,
+    ) -> None:
+        self.store = ArtifactStore(root)
+        self.sinks = tuple(sinks)
+        self.summarizer = summarizer
+        self.store_task = store_task
+        self._owner_id = owner_id
+
+    @property
+    def owner_id(self) -> str | None:
+        """Return whose jobs these are, now."""
+        return self._owner_id() if callable(self._owner_id) else self._owner_id
+
+    def worker(self, task: str, *, config: Mapping[str, Any] | None = None) -> Worker:
+        """Return a worker for a task, to be used as ``with`` or ``async with`` block.
+
+        Args:
+            task: what the worker is asked to do.
+            config: the user's own notes on the worker, kept in ``metadata.json``.
+        """
+        return Worker(self, task, config)
+
+    def run(
+        self,
+        agent: Agent,
+        task: str | Worker,
+        *,
+        config: RunnableConfig | None = None,
+        input: Callable[[str], Any] | None = None,  # noqa: A002 - LangChain's own word for it
+        timeout_s: float | None = None,
+    ) -> Worker:
+        """Run an agent on a task and return the worker, whose status and error say how it went.
+
+        Args:
+            agent: a graph, any other Runnable, or a callable that takes the task.
+            task: what the agent is asked to do, or a worker for it that has not been opened. A graph with
+                ``messages`` gets the task as a HumanMessage, others as text.
+            config: LangChain's config of the run.
+            input: makes the agent's input from the task, where the above does not fit.
+            timeout_s: seconds after which the worker has failed; the agent's thread stops at its next call.
+
+        Raises:
+            BaseException: CancelledError and KeyboardInterrupt are raised again, an agent's `Exception` is not.
+        """
+        worker = (task if isinstance(task, Worker) else self.worker(task)).open()
+        try:
+            given = agents.input_of(agent, worker.task, input)
+            run_config = agents.config_of(agent, worker.worker_id, config)
+            worker.result = agents.call(agent, given, run_config, timeout_s)
+        except Exception as error:  # noqa: BLE001 - what an agent raises is the worker's outcome
+            worker.collector.cancelled = isinstance(error, agents.AgentTimeoutError)
+            worker.close(error)
+        except BaseException as error:
+            worker.close(error)
+            raise
+        else:
+            worker.close()
+        return worker
+
+    async def arun(
+        self,
+        agent: Agent,
+        task: str | Worker,
+        *,
+        config: RunnableConfig | None = None,
+        input: Callable[[str], Any] | None = None,  # noqa: A002 - LangChain's own word for it
+        timeout_s: float | None = None,
+    ) -> Worker:
+        """Run an agent on a task as `run` does, on the caller's loop.
+
+        Args:
+            agent: a graph, any other Runnable, or a callable; what is only synchronous runs in a thread.
+            task: what the agent is asked to do, or a worker for it that has not been opened.
+            config: LangChain's config of the run.
+            input: makes the agent's input from the task.
+            timeout_s: seconds after which the agent is cancelled and the worker has failed.
+
+        Raises:
+            BaseException: CancelledError and KeyboardInterrupt are raised again, an agent's `Exception` is not.
+        """
+        worker = await (task if isinstance(task, Worker) else self.worker(task)).__aenter__()
+        try:
+            given = agents.input_of(agent, worker.task, input)
+            run_config = agents.config_of(agent, worker.worker_id, config)
+            worker.result = await agents.acall(agent, given, run_config, timeout_s)
+        except Exception as error:  # noqa: BLE001 - what an agent raises is the worker's outcome
+            await worker.aclose(error)
+        except BaseException as error:
+            await worker.aclose(error)
+            raise
+        else:
+            await worker.aclose()
+        return worker
+
+    def supervisor_tools(
+        self,
+        *,
+        worker: Agent | None = None,
+        include: Sequence[str] | None = None,
+        max_workers: int = 8,
+        max_depth: int = 3,
+        executor: Executor | None = None,
+    ) -> list[BaseTool]:
+        """Return the tools with which a supervisor agent starts workers and reads how they did.
+
+        Args:
+            worker: the agent that spawned workers run; without one there are no tools to spawn and cancel.
+            include: names of the tools to return; by default all.
+            max_workers: how many spawned workers run at once; further ones wait their turn.
+            max_depth: how deep workers may spawn workers; 1 lets only the supervisor spawn.
+            executor: where synchronous supervisors run their workers; by default daemon threads.
+
+        Raises:
+            ValueError: a name in ``include`` is no tool, or a limit is below 1.
+        """
+        spawner = None
+        if worker is not None:
+            spawner = Spawner(self, worker, max_workers=max_workers, max_depth=max_depth, executor=executor)
+        return supervisor.tools(self.store, lambda: self.owner_id, spawner, include)

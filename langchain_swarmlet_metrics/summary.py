@@ -1,0 +1,274 @@
+"""Sum up a worker's events in one pass, and say the result in a few plain lines that an LLM reads.
+
+The texts in events are written by models and tools: nothing of them leaves here but printable, capped, on one line.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from langchain_swarmlet_metrics.events import Event, LLMCall
+from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LISTED_CALLS = 5
+"""How many of the slowest and of the failed calls a summary keeps."""
+
+LISTED_GROUPS = 8
+"""How many phases, models and tools a digest names; a summary counts them all."""
+
+_NAME_LIMIT = 60
+_LINE_LIMIT = 200
+
+
+class Group(Totals, kw_only=True):
+    """Sum up the calls that share a phase, a model or a tool: their totals and durations (milliseconds)."""
+
+    total_ms: int = 0
+    max_ms: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Return how many calls there were."""
+        return self.llm_calls + self.tool_calls
+
+    def add(self, event: Event) -> None:
+        """Count one event."""
+        super().add(event)
+        self.total_ms += event.duration_ms
+        self.max_ms = max(self.max_ms, event.duration_ms)
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """Sum up the events of a worker.
+
+    ``llm_ms`` and ``tool_ms`` are sums of durations: calls overlap, so they may exceed the worker's own time.
+    ``slowest`` has the slowest calls first, ``failures`` the calls that failed first.
+    """
+
+    totals: Totals = msgspec.field(default_factory=Totals)
+    completeness: Completeness = msgspec.field(default_factory=Completeness)
+    llm_ms: int = 0
+    tool_ms: int = 0
+    cancelled: int = 0
+    by_phase: dict[str, Group] = msgspec.field(default_factory=dict)
+    by_model: dict[str, Group] = msgspec.field(default_factory=dict)
+    by_tool: dict[str, Group] = msgspec.field(default_factory=dict)
+    slowest: list[Event] = msgspec.field(default_factory=list)
+    failures: list[Event] = msgspec.field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Count one event."""
+        self.totals.add(event)
+        self.completeness.add(event)
+        self.cancelled += event.outcome == "cancelled"
+        if isinstance(event, LLMCall):
+            self.llm_ms += event.duration_ms
+            _add_to(self.by_phase, event.phase, event)
+            _add_to(self.by_model, event.model, event)
+        else:
+            self.tool_ms += event.duration_ms
+            _add_to(self.by_tool, event.tool, event)
+        insort(self.slowest, event, key=_slower)
+        del self.slowest[LISTED_CALLS:]
+        if event.failed and len(self.failures) < LISTED_CALLS:
+            self.failures.append(event)
+
+
+def summarize(events: Iterable[Event]) -> Summary:
+    """Sum up events in one pass; memory grows with the number of different names, not of events."""
+    summary = Summary()
+    for event in events:
+        summary.add(event)
+    return summary
+
+
+def digest(
+    metadata: Metadata, status: str, summary: Summary, *, skipped: int = 0, elapsed_ms: int | None = None
+) -> str:
+    """Describe how a worker performed, in plain text for an LLM: short, one fact a line, the same for the same input.
+
+    Args:
+        metadata: the worker.
+        status: its status as readers see it, ``lost`` included.
+        summary: the sums of its events.
+        skipped: how many lines of its ``metrics.jsonl`` could not be read.
+        elapsed_ms: the time so far of a worker whose duration is not known yet, milliseconds.
+    """
+    lines = [
+        *header_lines(metadata, status, elapsed_ms),
+        *total_lines(summary),
+        *group_lines("LLM calls by phase", summary.by_phase),
+        *group_lines("LLM calls by model", summary.by_model),
+        *group_lines("Tool calls by tool", summary.by_tool),
+        *slowest_lines(summary),
+        *failure_lines(summary),
+        *unknown_lines(metadata, summary, skipped),
+    ]
+    return "\n".join(lines)
+
+
+def header_lines(metadata: Metadata, status: str, elapsed_ms: int | None = None) -> list[str]:
+    """Name the worker, its job, its status and error, and its execution time."""
+    job = "" if metadata.job_id is None else f" (job {metadata.job_id})"
+    lines = [f"Worker {metadata.worker_id}{job}: {status}"]
+    if metadata.error is not None:
+        lines.append(f"Error: {metadata.error}")
+    if metadata.duration_ms is not None:
+        lines.append(f"Execution time: {format_duration(metadata.duration_ms)}")
+    elif elapsed_ms is not None:
+        lines.append(f"Execution time so far: {format_duration(elapsed_ms)}")
+    else:
+        lines.append("Execution time: unknown")
+    return _bounded(lines)
+
+
+def total_lines(summary: Summary) -> list[str]:
+    """Count calls, errors and tokens; without any LLM call say so, as zeros would claim to be a measurement."""
+    totals = summary.totals
+    if not totals.llm_calls and not totals.tool_calls:
+        return [
+            "No LLM calls were recorded, and no tool calls.",
+            "If any have finished, the callbacks were not passed on to the agent.",
+        ]
+    kinds = [(totals.llm_calls, "LLM call", summary.llm_ms), (totals.tool_calls, "tool call", summary.tool_ms)]
+    counts = [f"{_count(number, noun)} ({ms}ms summed)" for number, noun, ms in kinds if number]
+    counts.append(_count(totals.errors, "error"))
+    if summary.cancelled:
+        counts.append(f"{summary.cancelled} cancelled")
+    tokens = "No LLM calls were recorded."
+    if totals.llm_calls:
+        tokens = (
+            f"Tokens: prompt {_known(totals.prompt_tokens)}, completion {_known(totals.completion_tokens)}, "
+            f"total {_known(totals.total_tokens)}"
+        )
+    return _bounded([", ".join(counts), tokens])
+
+
+def group_lines(title: str, groups: Mapping[str, Group]) -> list[str]:
+    """List the groups that took the most time, and say how many more there are."""
+    ranked = sorted(groups.items(), key=lambda item: (-item[1].total_ms, item[0]))
+    items = [f"{one_line(name, _NAME_LIMIT)}: {_describe(group)}" for name, group in ranked[:LISTED_GROUPS]]
+    if more := ranked[LISTED_GROUPS:]:
+        items.append(f"{len(more)} more: {_count(sum(group.calls for _, group in more), 'call')}")
+    return _section(title, items)
+
+
+def slowest_lines(summary: Summary) -> list[str]:
+    """List the slowest calls."""
+    return _section("Slowest calls", [f"{event.duration_ms}ms {_name(event)}" for event in summary.slowest])
+
+
+def failure_lines(summary: Summary) -> list[str]:
+    """List the calls that failed first, with their errors."""
+    failures = [f"{_name(event)}: {_reason(event)}" for event in summary.failures]
+    more = summary.totals.errors - len(failures)
+    return _section(f"Failures (first {len(failures)} of {summary.totals.errors})" if more else "Failures", failures)
+
+
+def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> list[str]:
+    """Say what the numbers leave out: what the events themselves tell, and what only their collector knew."""
+    told, noted = summary.completeness, metadata.completeness
+    gaps = [
+        (told.calls_without_usage, "LLM call", "without token usage: not in the token counts"),
+        (told.unfinished_calls, "call", "still open when the worker ended: durations up to then"),
+        (noted.late_calls, "call", "started after the worker had ended: not counted"),
+        (noted.dropped_events, "event", "could not be written: may not be counted"),
+        (skipped, "line", "of metrics.jsonl could not be read: not counted"),
+    ]
+    return _section("Not known", [f"{_count(number, noun)} {what}" for number, noun, what in gaps if number])
+
+
+def format_duration(ms: int) -> str:
+    """Format a duration as ``98ms``; from one second on with a reading aid, as ``83250ms (1m 23s)``.
+
+    The aid is rounded, to tenths of a second below a minute and to the smaller of two units above: ``59.9s``,
+    ``1m 0s``, ``2h 5m``, ``3d 4h``.
+
+    Args:
+        ms: the duration in milliseconds.
+    """
+    return f"{ms}ms ({_reading_aid(ms)})" if ms >= _SECOND else f"{ms}ms"
+
+
+def one_line(text: str, limit: int) -> str:
+    """Escape what is not printable, line breaks and terminal codes among it, and cut at ``limit`` characters."""
+    text = text[: limit + 1]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+_SECOND = 1_000
+_MINUTE = 60 * _SECOND
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+
+
+def _reading_aid(ms: int) -> str:
+    tenths = _rounded(ms, _SECOND // 10)
+    if tenths < 10 * 60:
+        return f"{tenths / 10:g}s"
+    # Round to the smaller unit first: then no unit ever reads 60, and what rounds up to the next is shown in it.
+    if (seconds := _rounded(ms, _SECOND)) * _SECOND < _HOUR:
+        return f"{seconds // 60}m {seconds % 60}s"
+    if (minutes := _rounded(ms, _MINUTE)) * _MINUTE < _DAY:
+        return f"{minutes // 60}h {minutes % 60}m"
+    hours = _rounded(ms, _HOUR)
+    return f"{hours // 24}d {hours % 24}h"
+
+
+def _rounded(ms: int, unit: int) -> int:
+    return (ms + unit // 2) // unit
+
+
+def _add_to(groups: dict[str, Group], name: str, event: Event) -> None:
+    if name not in groups:
+        groups[name] = Group()
+    groups[name].add(event)
+
+
+def _slower(event: Event) -> int:
+    """Order slow calls first; `insort` keeps equal ones in the order in which they came."""
+    return -event.duration_ms
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    return [one_line(line, _LINE_LIMIT) for line in lines]
+
+
+def _section(title: str, items: list[str]) -> list[str]:
+    return ["", f"{title}:", *_bounded([f"- {item}" for item in items])] if items else []
+
+
+def _describe(group: Group) -> str:
+    parts = [_count(group.calls, "call"), _count(group.errors, "error")]
+    parts += [f"{group.total_ms}ms total", f"{_rounded(group.total_ms, group.calls)}ms mean"]
+    if group.total_tokens is not None:
+        parts.append(f"{group.total_tokens} tokens")
+    return ", ".join(parts)
+
+
+def _name(event: Event) -> str:
+    details = [one_line(event.phase, _NAME_LIMIT)] if isinstance(event, LLMCall) else []
+    if event.id is not None:
+        details.append(f"id {event.id}")
+    name = one_line(event.name, _NAME_LIMIT)
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def _reason(event: Event) -> str:
+    return ": ".join(text for text in (event.error_type, event.error) if text) or "no error text"
+
+
+def _known(tokens: int | None) -> str:
+    return "unknown" if tokens is None else str(tokens)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

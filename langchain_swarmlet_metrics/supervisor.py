@@ -1,0 +1,291 @@
+"""The supervisor's tools: read results, files and metrics of workers, find them, spawn and cancel them.
+
+A tool answers every mistake with a sentence that says what to do; it never raises into the agent. Another owner's job
+answers exactly as one that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from langchain_core.tools import StructuredTool
+
+from langchain_swarmlet_metrics import report
+from langchain_swarmlet_metrics.scrub import error_text
+from langchain_swarmlet_metrics.spawn import SpawnRefusedError
+from langchain_swarmlet_metrics.store import WorkerNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_core.tools import BaseTool
+    from pydantic import ValidationError
+
+    from langchain_swarmlet_metrics.metadata import Metadata
+    from langchain_swarmlet_metrics.spawn import Spawner
+    from langchain_swarmlet_metrics.store import ArtifactStore
+
+SUPERVISOR_PROMPT_HINT = "For detailed performance metrics, read 'metrics.jsonl' from the worker directory."
+"""The sentence for a supervisor's prompt that tells it where the details are."""
+
+WHOLE_FILE_LIMIT = 64_000
+"""Bytes up to which ``read_worker_file`` gives a file whole and unadorned."""
+
+_LINES = 200
+_FIND = "Call list_workers to see the jobs there are."
+_STATUSES = ("created", "running", "success", "failed", "cancelled", "lost")
+
+
+def tools(
+    store: ArtifactStore,
+    owner_id: Callable[[], str | None],
+    spawner: Spawner | None,
+    include: Sequence[str] | None,
+) -> list[BaseTool]:
+    """Return the supervisor's tools.
+
+    Args:
+        store: where the workers are.
+        owner_id: asked at each call for whose jobs may be seen; None sees all.
+        spawner: runs spawned workers; without one there are no tools to spawn and cancel.
+        include: names of the tools to return, in that order; by default all.
+
+    Raises:
+        ValueError: a name in ``include`` is no tool.
+    """
+    reading = _Reading(store, owner_id)
+    made = [
+        _reading_tool(function)
+        for function in (
+            reading.read_worker_result,
+            reading.read_worker_file,
+            reading.list_workers,
+            reading.get_worker_metadata,
+            reading.read_worker_metrics,
+            reading.grep_workers,
+        )
+    ]
+    if spawner is not None:
+        spawning = _Spawning(reading, spawner)
+        made += [
+            _tool(spawning.spawn_worker, spawning.aspawn_worker),
+            _reading_tool(spawning.cancel_worker),
+        ]
+    by_name = {tool.name: tool for tool in made}
+    if include is None:
+        return list(made)
+    if unknown := [name for name in include if name not in by_name]:
+        msg = f"no supervisor tool is called {unknown[0]!r}; there are {', '.join(by_name)}"
+        raise ValueError(msg)
+    return [by_name[name] for name in include]
+
+
+class _Reading:
+    """Answer questions about workers, each with a text."""
+
+    def __init__(self, store: ArtifactStore, owner_id: Callable[[], str | None]) -> None:
+        self.store = store
+        self.owner_id = owner_id
+
+    def find(self, job_id: int | str) -> Metadata:
+        """Return a job's metadata.
+
+        Raises:
+            ValueError: the id is no number from 1 on.
+            WorkerNotFoundError: there is no such job, or it is another owner's.
+        """
+        text = str(job_id).strip()
+        if not (text.isascii() and text.isdecimal() and int(text[:18]) > 0 and len(text) <= 18):  # noqa: PLR2004
+            msg = f"{error_text(text) if text else ''!r} is no job id; a job id is a number such as 1. {_FIND}"
+            raise ValueError(msg)
+        missing = f"worker job {int(text)} not found. {_FIND}"
+        try:
+            metadata = self.store.read(int(text))
+        except WorkerNotFoundError:
+            raise WorkerNotFoundError(missing) from None
+        if (owner := self.owner_id()) is not None and metadata.owner_id != owner:
+            raise WorkerNotFoundError(missing)
+        return metadata
+
+    def read_worker_result(self, job_id: int | str) -> str:
+        """Read the result of a worker job, with its execution time. Says so if the job failed or still runs."""
+        return report.result_text(self.store, self.find(job_id))
+
+    def read_worker_file(
+        self, job_id: int | str, file_path: str, offset: int | None = None, limit: int | None = None
+    ) -> str:
+        """Read a file from a worker's directory, such as 'metrics.jsonl' (one JSON line per LLM call and tool call).
+
+        A long file comes in parts: offset is the first line to read (from 0), limit how many lines.
+        """
+        metadata = self.find(job_id)
+        with self.store.open_file(metadata.worker_id, file_path) as file:
+            if offset is None and limit is None:
+                head = file.read(WHOLE_FILE_LIMIT + 1)
+                if len(head) <= WHOLE_FILE_LIMIT:
+                    return _text(head, file_path)
+                file.seek(0)
+            return _part(file, file_path, max(offset or 0, 0), max(limit or _LINES, 1))
+
+    def list_workers(self, limit: int = 20, status: str | None = None, since_hours: float | None = None) -> str:
+        """List worker jobs, newest first: id, status, execution time and summary of each.
+
+        Optionally only those of a status (created, running, success, failed, cancelled, lost) or of the last hours.
+        """
+        if status is not None and status not in _STATUSES:
+            msg = f"{error_text(status)!r} is no status; use one of {', '.join(_STATUSES)}"
+            raise ValueError(msg)
+        found = self.store.list(
+            owner_id=self.owner_id(), status=status, since_hours=since_hours, limit=min(max(limit, 1), 200)
+        )
+        if not found:
+            return "No worker jobs found."
+        return "\n".join(report.line_text(self.store, metadata) for metadata in found)
+
+    def get_worker_metadata(self, job_id: int | str) -> str:
+        """Read a worker job's metadata: task, status, times, token totals, and what is not known, as JSON."""
+        return report.metadata_text(self.store, self.find(job_id))
+
+    def read_worker_metrics(self, job_id: int | str) -> str:
+        """Read a digest of a worker job's metrics: totals by phase, model and tool, slowest calls, failures."""
+        return report.digest_text(self.store, self.find(job_id))
+
+    def grep_workers(self, pattern: str, since_hours: float | None = None) -> str:
+        """Search the tasks, results, summaries, errors and metrics of all worker jobs for a plain text."""
+        if not pattern.strip():
+            msg = "the pattern is empty; give a text to look for"
+            raise ValueError(msg)
+        matches = list(self.store.search(pattern, owner_id=self.owner_id(), since_hours=since_hours))
+        if not matches:
+            return f"No worker job mentions {error_text(pattern)!r}."
+        return "\n".join(
+            f"job {match.metadata.job_id}  {match.file}:{match.line_no}: {match.line}" for match in matches
+        )
+
+
+class _Spawning:
+    """Start and cancel workers."""
+
+    def __init__(self, reading: _Reading, spawner: Spawner) -> None:
+        self._reading = reading
+        self._spawner = spawner
+
+    def spawn_worker(self, task: str, wait: bool = True) -> str:
+        """Delegate a task to a worker agent. With wait, returns its result; else a job id to read the result later."""
+        return self._answer(self._spawner.spawn(task, wait=wait).job_id, wait=wait)
+
+    async def aspawn_worker(self, task: str, wait: bool = True) -> str:
+        """Do what `spawn_worker` does, on the running loop."""
+        worker = await self._spawner.aspawn(task, wait=wait)
+        return await asyncio.to_thread(self._answer, worker.job_id, wait=wait)
+
+    def _answer(self, job_id: int, *, wait: bool) -> str:
+        if wait:
+            return self._reading.read_worker_result(job_id)
+        return f"Started worker job {job_id}. Read its result later with read_worker_result({job_id})."
+
+    def cancel_worker(self, job_id: int | str) -> str:
+        """Cancel a worker job that was spawned here and has not ended."""
+        metadata = self._reading.find(job_id)
+        if self._spawner.cancel(metadata.job_id or 0):
+            return f"Worker job {metadata.job_id} is cancelled."
+        status = self._reading.store.status(metadata)
+        if status in ("created", "running"):
+            return (
+                f"Error: worker job {metadata.job_id} was started elsewhere and can be cancelled only there. "
+                f"It is {status}."
+            )
+        return f"Worker job {metadata.job_id} has already ended: {status}."
+
+
+def _reading_tool(function: Callable[..., str]) -> StructuredTool:
+    """Make a tool of a function that reads files; in asynchronous agents it runs in a thread."""
+
+    @functools.wraps(function)
+    async def in_thread(*args: Any, **kwargs: Any) -> str:
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    return _tool(function, in_thread)
+
+
+def _tool(function: Callable[..., str], coroutine: Callable[..., Any]) -> StructuredTool:
+    return StructuredTool.from_function(
+        func=_answering(function),
+        coroutine=_aanswering(coroutine),
+        name=function.__name__,
+        description=function.__doc__,
+        handle_validation_error=_invalid_arguments,
+    )
+
+
+def _answering(function: Callable[..., str]) -> Callable[..., str]:
+    @functools.wraps(function)
+    def answer(*args: Any, **kwargs: Any) -> str:
+        try:
+            return function(*args, **kwargs)
+        except _MISTAKES as error:
+            return _sentence(error)
+
+    return answer
+
+
+def _aanswering(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def answer(*args: Any, **kwargs: Any) -> str:
+        try:
+            return str(await function(*args, **kwargs))
+        except _MISTAKES as error:
+            return _sentence(error)
+
+    return answer
+
+
+_MISTAKES = (LookupError, ValueError, OSError, sqlite3.Error, SpawnRefusedError)
+
+
+def _sentence(error: Exception) -> str:
+    text = error_text(error)
+    return f"Error: {text}" if text.endswith((".", "?", "!")) else f"Error: {text}."
+
+
+def _invalid_arguments(error: ValidationError | Any) -> str:
+    problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return f"Error: the arguments do not fit ({error_text(problems)}). Call the tool again with them corrected."
+
+
+def _text(content: bytes, file_path: str) -> str:
+    """Decode a file's content.
+
+    Raises:
+        ValueError: it is not text.
+    """
+    if b"\0" not in content:
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            pass
+    msg = f"{error_text(file_path)!r} is not a text file and can't be shown"
+    raise ValueError(msg)
+
+
+def _part(file: BinaryIO, file_path: str, offset: int, limit: int) -> str:
+    """Return some lines of a file, at most as many bytes as a whole file may have, and how to go on."""
+    lines: list[bytes] = []
+    size = 0
+    at_end = True
+    for number, line in enumerate(iter(lambda: file.readline(WHOLE_FILE_LIMIT), b"")):
+        if number < offset:
+            continue
+        if len(lines) == limit or size + len(line) > WHOLE_FILE_LIMIT:
+            at_end = False
+            break
+        lines.append(line)
+        size += len(line)
+    if not lines:
+        return f"[{file_path} has no line {offset}; lines are counted from 0]"
+    last = offset + len(lines)
+    rest = "end of file" if at_end else f"read on with offset={last}"
+    return f"{_text(b''.join(lines), file_path).rstrip()}\n[lines {offset} to {last - 1} of {file_path}; {rest}]"

@@ -1,0 +1,34 @@
+"""An executor of daemon threads: unfinished work in it does not keep the interpreter from exiting."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class DaemonExecutor(Executor):
+    """Run each call in a daemon thread of its own."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Start a thread for the call and return its future."""
+        future: Future[_T] = Future()
+        threading.Thread(target=_settle, args=(future, fn, args, kwargs), daemon=True, name="swarmlet-worker").start()
+        return future
+
+
+def _settle(future: Future[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        answer = fn(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+        future.set_exception(error)
+    else:
+        future.set_result(answer)

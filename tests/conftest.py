@@ -1,0 +1,104 @@
+"""Fixtures that every test module may use, and the checks that no test leaves anything behind."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_openai import ChatOpenAI
+
+from langchain_swarmlet_metrics import collector, handler, inflight
+from langchain_swarmlet_metrics.events import Event, decode
+from langchain_swarmlet_metrics.runner import WorkerRunner
+from langchain_swarmlet_metrics.testing import OpenAIServer, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a call open, a collector current or a log handler attached."""
+    logger = logging.getLogger("langchain_swarmlet_metrics")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    left = list(inflight.calls.values())
+    inflight.calls.clear()
+    enclosing = dict(inflight._enclosing)
+    inflight._enclosing.clear()
+    current = collector.get_metrics_collector()
+    collector.set_metrics_collector(None)
+    attached = [added for added in logger.handlers if added not in handlers]
+    for added in attached:
+        logger.removeHandler(added)
+        added.close()
+    logger.setLevel(level)
+    logger.propagate = propagate
+    assert not left, "the test left calls open"
+    assert not enclosing, "the test left chains in the parent map"
+    assert current is None, "the test left a collector current"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep tests from the user's data, keys and tracing."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SWARMLET_DATA_PATH", str(tmp_path / "workers"))
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> WorkerRunner:
+    """Return a runner with a root of its own."""
+    return WorkerRunner(tmp_path / "workers")
+
+
+class Loopback:
+    """Start loopback model servers and make models that talk to them."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.server: OpenAIServer | None = None
+
+    def serve(self, *replies: Reply | Callable[..., Reply]) -> OpenAIServer:
+        """Start a server that gives these replies in order, or that asks the one callable."""
+        reply: Any = replies[0] if len(replies) == 1 and callable(replies[0]) else replies
+        self.server = self._stack.enter_context(OpenAIServer(reply))
+        return self.server
+
+    def model(self, *replies: Reply | Callable[..., Reply], **options: Any) -> ChatOpenAI:
+        """Return a real ChatOpenAI that talks HTTP to a new server with these replies."""
+        server = self.serve(*replies)
+        defaults = {"model": "gpt-5-mini", "api_key": "loopback", "base_url": server.url, "max_retries": 0}
+        return ChatOpenAI(**(defaults | options))
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    """Give servers that stop with the test."""
+    with ExitStack() as stack:
+        yield Loopback(stack)
+
+
+def read_lines(path: Path) -> list[Event]:
+    """Return the events in a metrics.jsonl, every line of which must be one."""
+    events = [decode(line) for line in path.read_bytes().splitlines()]
+    assert None not in events
+    return events  # type: ignore[return-value]
+
+
+@contextmanager
+def recording(worker_id: str | None = "w") -> Iterator[list[Event]]:
+    """Record what runs inside the block into a list, with a collector of its own and no files."""
+    recorded: list[Event] = []
+    current = collector.MetricsCollector(worker_id, writer=recorded.append)
+    token, attached = collector.set_metrics_collector(current), handler.attach()
+    try:
+        yield recorded
+        inflight.close_calls(current, cancelled=False)
+    finally:
+        handler.detach(attached)
+        collector.reset_metrics_collector(token)

@@ -1,0 +1,313 @@
+"""Tests of `registry`: numbers that are never given out twice, whatever happens to the index."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_swarmlet_metrics import locks, registry
+from langchain_swarmlet_metrics.registry import Job, Registry
+from tests.processes import output_of, outputs_of
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+FOLDERS = [
+    Job(number, f"worker-{number}", "ann", "success", f"2025-12-15T04:08:0{number}.000000Z") for number in (1, 2, 7)
+]
+AFTER = "2025-12-15T04:09:00.000000Z"
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Name an index that does not exist."""
+    return tmp_path / "index.sqlite3"
+
+
+def add(jobs, worker_id, owner_id=None, created_at=AFTER):
+    """Add a job and return its number."""
+    with jobs.adding(worker_id, owner_id, created_at) as job_id:
+        return job_id
+
+
+def test_a_job_is_found(path):
+    """A job is found by its number and by its worker, with the status it has then."""
+    jobs = Registry(path, list)
+    assert add(jobs, "a", "ann") == 1
+    assert add(jobs, "b") == 2
+    assert jobs.find(1) == jobs.find_worker("a") == Job(1, "a", "ann", "created", AFTER)
+    jobs.update_status("a", "failed")
+    assert jobs.find(1) == Job(1, "a", "ann", "failed", AFTER)
+    assert jobs.find(2) == Job(2, "b", None, "created", AFTER)
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 3, 2**53, 2**63, 10**30])
+def test_there_is_no_such_job(path, job_id):
+    """A number that was not given out is None, however large it is."""
+    jobs = Registry(path, list)
+    add(jobs, "a")
+    assert jobs.find(job_id) is None
+    assert jobs.find_worker("b") is None
+
+
+def test_a_worker_made_again_has_a_new_number(path):
+    """A folder that was deleted and made again under the same name is another job."""
+    jobs = Registry(path, list)
+    assert [add(jobs, "a"), add(jobs, "a")] == [1, 2]
+    assert jobs.find(1) is None
+    assert [job.job_id for job in jobs.list()] == [2]
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_list_is_newest_first(tmp_path_factory, data):
+    """Every combination of filters gives what a plain loop over all jobs gives, page by page."""
+    texts = st.sampled_from(["a", "b", "c"])
+    stored = [
+        Job(number, f"w{number}", *values)
+        for number, values in enumerate(data.draw(st.lists(st.tuples(texts | st.none(), texts, texts))), start=1)
+    ]
+    jobs = Registry(tmp_path_factory.mktemp("root") / "index.sqlite3", lambda: stored)
+    owner, since = data.draw(texts | st.none()), data.draw(texts | st.none())
+    statuses = data.draw(st.sets(texts) | st.none())
+    wanted = [
+        job
+        for job in sorted(stored, key=lambda job: (job.created_at, job.job_id), reverse=True)
+        if owner in (None, job.owner_id)
+        and (statuses is None or job.status in statuses)
+        and (since is None or job.created_at >= since)
+    ]
+    found, last, limit = [], None, data.draw(st.integers(1, 4))
+    while page := jobs.list(owner_id=owner, statuses=statuses, since=since, before=last, limit=limit):
+        assert len(page) <= limit
+        found += page
+        last = page[-1]
+    assert found == wanted
+
+
+def test_a_missing_index_is_built_from_the_folders(path):
+    """Deleting the index loses nothing, and the next number is above the largest."""
+    jobs = Registry(path, lambda: FOLDERS)
+    assert jobs.list() == FOLDERS[::-1]
+    path.unlink()
+    assert jobs.find(7) == FOLDERS[-1]
+    path.unlink()
+    assert add(jobs, "next") == 8
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def empty(path):
+    """Leave an empty file."""
+    path.write_bytes(b"")
+
+
+def garbage(path):
+    """Leave something that is no database."""
+    path.write_bytes(b"not a database at all" * 1000)
+
+
+def cut(path):
+    """Leave the first pages of the database only."""
+    os.truncate(path, 5000)
+
+
+def overwritten(path):
+    """Leave a database whose tables cannot be read."""
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 9000)
+
+
+def other_schema(path):
+    """Leave the database of a later version."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize("damage", [empty, garbage, cut, overwritten, other_schema])
+@pytest.mark.parametrize("write", [False, True])
+def test_a_damaged_index_is_moved_aside(path, caplog, damage, write):
+    """Whoever meets a damaged index first, reader or writer, keeps it beside the one that is built from the folders."""
+    jobs = Registry(path, lambda: FOLDERS)
+    jobs.list()
+    damage(path)
+    left = path.read_bytes()
+    if write:
+        assert add(jobs, "next") == 8
+    else:
+        assert jobs.list() == FOLDERS[::-1]
+    (aside,) = path.parent.glob("index.sqlite3.damaged-*")
+    assert aside.read_bytes() == left
+    assert f"{path} is built anew from the worker folders" in caplog.text
+    assert jobs.list()[-3:] == FOLDERS[::-1]
+
+
+def test_a_journal_left_over_is_not_played(path):
+    """The journal of an index that was deleted does not get into the new one."""
+    jobs = Registry(path, lambda: FOLDERS)
+    add(jobs, "only in the old one")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM jobs")
+        journal = path.with_name("index.sqlite3-journal")
+        kept = journal.read_bytes()
+        connection.execute("ROLLBACK")
+    path.unlink()
+    journal.write_bytes(kept)
+    assert jobs.list() == FOLDERS[::-1]
+    assert not journal.exists()
+
+
+def test_rebuild_on_demand(path):
+    """An index that lags behind the folders is built anew when asked."""
+    folders = []
+    jobs = Registry(path, lambda: folders)
+    assert jobs.list() == []
+    folders += FOLDERS
+    assert jobs.list() == []
+    jobs.rebuild()
+    assert jobs.list() == FOLDERS[::-1]
+
+
+def test_numbers_that_cannot_be(path):
+    """Of two folders with one number the older has it, and numbers that leave no room for the next are nobody's."""
+    copy = Job(7, "copy-of-7", "ann", "success", AFTER)
+    odd = [Job(number, f"odd{number}", None, "success", AFTER) for number in (0, -3, 2**53, 2**63 - 1, 2**80)]
+    jobs = Registry(path, lambda: [copy, *odd, *FOLDERS])
+    assert jobs.list() == FOLDERS[::-1]
+    assert add(jobs, "next") == 8
+
+
+@pytest.mark.parametrize("damage", [os.unlink, garbage])
+def test_processes_that_meet_a_damaged_index_build_one(path, damage):
+    """Several processes that open a missing or damaged index at once all see the same right one."""
+    script = """
+        import os, sys
+        from pathlib import Path
+        from langchain_swarmlet_metrics.registry import Job, Registry
+        jobs = Registry(Path(sys.argv[1]), lambda: [Job(7, "worker-7", None, "success", "2025")])
+        wait_for_the_others()
+        with jobs.adding(f'worker of {os.getpid()}', None, "2026") as job_id:
+            print(job_id, jobs.find(7).worker_id)
+    """
+    Registry(path, list).list()
+    damage(path)
+    assert sorted(outputs_of(4, script, path)) == [f"{job_id} worker-7\n" for job_id in (10, 11, 8, 9)]
+    assert len(list(path.parent.glob("*damaged*"))) == (damage is garbage)
+
+
+def test_no_index_is_built_while_a_number_is_written_down(path):
+    """An index that is deleted while a new worker's number is not in its folder yet does not lose that number."""
+    folders = list(FOLDERS)
+    jobs = Registry(path, lambda: folders)
+    found = []
+    reader = threading.Thread(target=lambda: found.extend(jobs.list()))
+    with jobs.adding("new", None, AFTER) as job_id:
+        path.unlink()
+        reader.start()
+        folders.append(Job(job_id, "new", None, "created", AFTER))
+    reader.join()
+    assert [job.job_id for job in found] == [8, 7, 2, 1]
+
+
+def test_a_thread_that_is_interrupted(path):
+    """A signal handler or finalizer that uses the index while its thread does so already does not wait for itself."""
+    jobs = Registry(path, lambda: FOLDERS)
+    with jobs.adding("outer", None, AFTER) as outer, jobs.adding("inner", None, AFTER) as inner:
+        assert [job.job_id for job in jobs.list(limit=2)] == [inner, outer]
+    jobs.update_status("outer", "success")
+
+
+@needs_fork
+def test_forks_while_threads_use_the_index(path):
+    """Children forked while other threads are inside SQLite can use the index, and do not disturb the parent's use."""
+    script = """
+        import os, sys, threading
+        from pathlib import Path
+        from langchain_swarmlet_metrics.registry import Registry
+        jobs = Registry(Path(sys.argv[1]), list)
+        def add(jobs, worker_id):
+            with jobs.adding(worker_id, None, "2026"):
+                pass
+        done = threading.Event()
+        def use(name):
+            count = 0
+            while not done.is_set():
+                add(jobs, f"{name}-{count}")
+                jobs.list(limit=3)
+                count += 1
+        threads = [threading.Thread(target=use, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for number in range(40):
+            child = os.fork()
+            if not child:
+                try:
+                    add(jobs, f"child-{number}")
+                finally:
+                    os._exit(jobs.find_worker(f"child-{number}") is None)
+            assert os.waitpid(child, 0)[1] == 0
+        done.set()
+        for thread in threads:
+            thread.join()
+        print(sum(job.worker_id.startswith("child") for job in jobs.list(limit=10**6)))
+    """
+    assert output_of(script, path) == "40\n"
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not list(path.parent.glob("*damaged*"))
+
+
+def test_somebody_holds_the_lock_for_ever(path, monkeypatch):
+    """A lock that is never freed makes a call fail after a while, with what to do, instead of hanging."""
+    pytest.importorskip("fcntl")
+    jobs = Registry(path, list)
+    add(jobs, "a")
+    monkeypatch.setattr(registry, "_LOCK_S", 0.02)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        assert locks.take(descriptor)
+        with pytest.raises(TimeoutError, match="has been locked by another process"):
+            jobs.list()
+    finally:
+        os.close(descriptor)
+    assert len(jobs.list()) == 1
+
+
+def test_a_system_without_locks(path, monkeypatch):
+    """Without flock SQLite's own locks have to do."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    jobs = Registry(path, lambda: FOLDERS)
+    assert add(jobs, "next") == 8
+    assert len(jobs.list()) == 4
+
+
+def test_what_is_no_damage_is_the_systems_error(path):
+    """An index that cannot be opened for another reason is left as it is, and the error names it."""
+    path.mkdir()
+    with pytest.raises(OSError, match=r"index\.sqlite3: unable to open database file"):
+        Registry(path, list).list()
+    assert path.is_dir()
+    with pytest.raises(FileNotFoundError):
+        Registry(path.parent / "gone" / path.name, list).list()
+
+
+def test_folders_that_cannot_be_read_build_nothing(path):
+    """When the folders cannot be read, no index is made that would have fewer jobs than there are."""
+
+    def fail():
+        msg = "disk trouble"
+        raise OSError(msg)
+
+    with pytest.raises(OSError, match="disk trouble"):
+        Registry(path, fail).list()
+    assert not path.exists()
+    assert Registry(path, lambda: FOLDERS).list() == FOLDERS[::-1]
