@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from langchain_openai import ChatOpenAI
@@ -102,3 +103,29 @@ def recording(worker_id: str | None = "w") -> Iterator[list[Event]]:
     finally:
         handler.detach(attached)
         collector.reset_metrics_collector(token)
+
+
+class DemoRun(NamedTuple):
+    """Name what a run of the demo left: the root, the log, and what it printed."""
+
+    root: Path
+    log: Path
+    output: str
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """Run the demo once and return what it left; tests only read it."""
+    from langchain_swarmlet_metrics.demo import run as demo
+
+    root = tmp_path_factory.mktemp("demo") / "workers"
+    out = io.StringIO()
+    logger = logging.getLogger("langchain_swarmlet_metrics")
+    before = list(logger.handlers), logger.level, logger.propagate
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
+            patch.delenv(name, raising=False)
+        assert demo.main(root, live=False, out=out) == 0
+    logger.handlers[:], level, logger.propagate = before
+    logger.setLevel(level)
+    return DemoRun(root, root / demo.LOG_NAME, out.getvalue())

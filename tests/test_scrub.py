@@ -109,6 +109,7 @@ LOOK_ALIKES = [
     "max_tokens: 5, max_completion_tokens: 100000",
     '{"usage": {"prompt_tokens": 12, "token_count": 55}, "token": 1234}',
     '{"token": "Hello", "logprob": -0.1}',
+    "bad token: 12345678, at token=20000000",
     "Unexpected token: identifier in JSON at position 5",
     "the password is required",
     "password: required",

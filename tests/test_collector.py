@@ -1,0 +1,181 @@
+"""The collector: by hand, in the context, guarded against its sinks."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from langchain_swarmlet_metrics import collector as collectors
+from langchain_swarmlet_metrics.collector import MetricsCollector, phase
+from langchain_swarmlet_metrics.events import decode, encode
+from langchain_swarmlet_metrics.store import ArtifactStore
+
+
+def recorder():
+    """Return a collector that keeps its events in a list, and the list."""
+    recorded = []
+    return MetricsCollector("w", writer=recorded.append), recorded
+
+
+def test_record_by_hand():
+    """Calls recorded by hand get ids in order, times that agree, and what is known."""
+    collector, recorded = recorder()
+    began = datetime(2025, 12, 15, 4, 8, 8, tzinfo=UTC)
+    collector.record_llm_call(
+        phase="initial", model="m", start_ts=began, end_ts=began.timestamp() + 0.098, prompt_tokens=5
+    )
+    collector.record_tool_call(tool_name="t", start_ts="2025-12-15T04:08:09.000000Z", end_ts=began, agent="a")
+    llm, tool = recorded
+    assert (llm.id, llm.duration_ms, llm.prompt_tokens, llm.completion_tokens) == (1, 98, 5, None)
+    assert (llm.start_ts, llm.end_ts) == ("2025-12-15T04:08:08.000000Z", "2025-12-15T04:08:08.098000Z")
+    assert (tool.id, tool.success, tool.agent, tool.duration_ms) == (2, True, "a", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [(None, "unknown"), ("", "unknown"), ("a\nb\x1b[31m", None), ("x" * 10_000, None), (b"raw", None), (12, "12")],
+)
+def test_odd_names(value, kept):
+    """Names of any kind become short text on one line."""
+    collector, recorded = recorder()
+    collector.record_tool_call(tool_name=value, start_ts=0, end_ts=1)
+    (event,) = recorded
+    assert len(event.tool) <= 200
+    assert event.tool.isprintable()
+    assert kept is None or event.tool == kept
+    assert decode(encode(event)) == event
+
+
+@pytest.mark.parametrize("error", ["x" * 10**6, "a\r\nb\u2028c\x00", b"\xff", ValueError(), object(), "\ud800"])
+def test_odd_errors(error):
+    """Errors of any kind become one capped line."""
+    collector, recorded = recorder()
+    collector.record_llm_call(phase="p", model="m", start_ts=0, end_ts=1, error=error)
+    (event,) = recorded
+    assert event.success is False
+    assert len(event.error) <= 500
+    assert event.error.isprintable()
+    assert decode(encode(event)) == event
+
+
+@pytest.mark.parametrize("tokens", [None, -1, 10**30, "many", float("nan"), [], True])
+def test_odd_token_counts(tokens):
+    """What is no count is not known."""
+    collector, recorded = recorder()
+    collector.record_llm_call(phase="p", model="m", start_ts=0, end_ts=1, prompt_tokens=tokens, completion_tokens=3)
+    assert (recorded[0].prompt_tokens, recorded[0].completion_tokens) == (None, 3)
+    assert collector.totals.prompt_tokens is None
+
+
+def test_unreadable_times():
+    """A time that cannot be read is an error that names it."""
+    collector, _ = recorder()
+    with pytest.raises(ValueError, match="no time zone"):
+        collector.record_tool_call(tool_name="t", start_ts=datetime(2025, 1, 1), end_ts=0)  # noqa: DTZ001
+    with pytest.raises(ValueError, match="yesterday"):
+        collector.record_tool_call(tool_name="t", start_ts="yesterday", end_ts=0)
+    with pytest.raises(TypeError, match="colour"):
+        collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1, colour="red")
+
+
+def test_flush_needs_a_folder(tmp_path):
+    """Flushing into a worker that has no folder says so and keeps the events."""
+    store = ArtifactStore(tmp_path / "workers")
+    collector = MetricsCollector("2025-12-15T04-08-08_missing")
+    collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        collector.flush(store)
+    assert len(collector._buffer) == 1
+
+
+def test_one_broken_sink_stops_nothing(caplog):
+    """A sink that raises is named in one warning and counted; the others get every event."""
+
+    def broken(event):
+        msg = "no room"
+        raise OSError(msg)
+
+    before, after = [], []
+    collector = MetricsCollector("w", writer=before.append, sinks=[broken, after.append])
+    for _ in range(3):
+        collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    assert len(before) == len(after) == 3
+    assert collector.completeness.dropped_events == 3
+    (warning,) = caplog.records
+    assert "broken" in warning.getMessage()
+    assert "no room" in warning.getMessage()
+
+
+def test_interrupt_passes():
+    """Ctrl-C inside a sink is the user's, not swallowed."""
+
+    def interrupted(event):
+        raise KeyboardInterrupt
+
+    collector = MetricsCollector("w", sinks=[interrupted])
+    with pytest.raises(KeyboardInterrupt):
+        collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+
+
+def test_context():
+    """The current collector is that of the context, and comes back after the inner one."""
+    outer, inner = MetricsCollector("outer"), MetricsCollector("inner")
+    first = collectors.set_metrics_collector(outer)
+    second = collectors.set_metrics_collector(inner)
+    assert collectors.get_metrics_collector() is inner
+    assert contextvars.Context().run(collectors.get_metrics_collector) is None
+    collectors.reset_metrics_collector(second)
+    assert collectors.get_metrics_collector() is outer
+    collectors.reset_metrics_collector(first)
+    assert collectors.get_metrics_collector() is None
+
+
+def test_reset_in_another_context():
+    """A token of another context clears the current collector instead of raising."""
+    token = contextvars.copy_context().run(collectors.set_metrics_collector, MetricsCollector("w"))
+    collectors.reset_metrics_collector(token)
+    assert collectors.get_metrics_collector() is None
+
+
+def test_phase():
+    """A named phase holds inside its block only, even when it raises."""
+    with pytest.raises(ValueError, match="x"), phase("my\nphase"):
+        assert collectors.current_phase() == "my phase"
+        raise ValueError("x")  # noqa: EM101
+    assert collectors.current_phase() is None
+
+
+def test_nesting():
+    """A collector knows what it is nested in, and how deep."""
+    outer = MetricsCollector("outer")
+    inner = MetricsCollector("inner", parent=MetricsCollector("middle", parent=outer))
+    assert (outer.depth, inner.depth) == (0, 2)
+    assert inner.is_within(outer)
+    assert not outer.is_within(inner)
+
+
+def test_copies_are_the_same():
+    """A deep copy of a collector is the collector."""
+    collector = MetricsCollector("w")
+    assert copy.deepcopy({"x": collector})["x"] is collector
+
+
+def test_threads():
+    """Counts are exact when many threads record at once."""
+    collector, recorded = recorder()
+
+    def work():
+        for _ in range(500):
+            collector.record_llm_call(phase="p", model="m", start_ts=0, end_ts=1, prompt_tokens=1)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collector.totals.llm_calls == collector.totals.prompt_tokens == len(recorded) == 4000
+    assert len({event.id for event in recorded}) == 4000

@@ -1,0 +1,258 @@
+"""The readers of LangChain's arguments: model, usage, phase, outcome. None of them raises."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.types import Command
+
+from langchain_swarmlet_metrics import _langchain as facts
+
+ASKS = AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "1"}])
+TOLD = ToolMessage("3", tool_call_id="1")
+ASKED = HumanMessage("what is 1+2?")
+
+
+def chat(message, **output):
+    """Return a chat model's result."""
+    return LLMResult(generations=[[ChatGeneration(message=message)]], llm_output=output or None)
+
+
+def reported(total=12, **details):
+    """Return usage as a chat model reports it."""
+    return {"input_tokens": 10, "output_tokens": 2, "total_tokens": total} | details
+
+
+@pytest.mark.parametrize(
+    ("messages", "after"),
+    [
+        ([], False),
+        ([ASKED], False),
+        ([ASKED, ASKS], False),
+        ([ASKED, ASKS, TOLD], True),
+        ([ASKED, ASKS, TOLD, SystemMessage("go on")], True),
+        ([ASKED, ASKS, TOLD, ASKED], False),
+        ([ASKS, TOLD], True),
+        ([ASKS], False),
+    ],
+)
+def test_is_after_tools(messages, after):
+    """What counts is a ToolMessage after the last HumanMessage."""
+    assert facts.is_after_tools(messages) is after
+
+
+@pytest.mark.parametrize(
+    ("after_tools", "asks", "answered", "phase"),
+    [
+        (False, False, True, "initial"),
+        (False, True, True, "initial"),
+        (False, False, False, "initial"),
+        (True, True, True, "tool_decision"),
+        (True, False, False, "tool_decision"),
+        (True, False, True, "synthesis"),
+    ],
+)
+def test_phase_of(after_tools, asks, answered, phase):
+    """The phase follows from what came before and what the answer asks for."""
+    assert facts.phase_of(after_tools=after_tools, asks_for_tools=asks, answered=answered) == phase
+
+
+@pytest.mark.parametrize(
+    ("metadata", "phase"),
+    [
+        (None, None),
+        ({}, None),
+        ({"swarmlet_phase": "plan"}, "plan"),
+        ({"lc_source": "summarization"}, "summary"),
+        ({"swarmlet_phase": "plan", "lc_source": "summarization"}, "plan"),
+        ({"lc_source": "else"}, None),
+    ],
+)
+def test_named_phase(metadata, phase):
+    """The user's word comes before LangChain's own summarization."""
+    assert facts.named_phase(metadata) == phase
+
+
+def test_usage_of_a_chat_answer():
+    """Counts include the parts that their details name."""
+    details = {
+        "input_token_details": {"cache_read": 4, "cache_creation": 1},
+        "output_token_details": {"reasoning": 1},
+    }
+    answer = facts.read_answer(chat(AIMessage("x", usage_metadata=reported(**details))))
+    assert answer.usage == facts.Usage(10, 2, 12, 4, 1, 1)
+
+
+def test_total_is_kept_as_reported():
+    """A total that is not the sum is the provider's business."""
+    assert facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total=99)))).usage.total == 99
+
+
+def test_usage_is_read_once():
+    """Of several choices, each of which carries the usage of all, the first counts."""
+    message = AIMessage("x", usage_metadata=reported())
+    result = LLMResult(generations=[[ChatGeneration(message=message), ChatGeneration(message=message)]])
+    assert facts.read_answer(result).usage == facts.Usage(10, 2, 12)
+
+
+def test_usage_from_elsewhere():
+    """Without usage_metadata, the output's token_usage counts, then the message's own."""
+    old = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 3}}
+    assert facts.read_answer(chat(AIMessage("x"), token_usage=old)).usage == facts.Usage(7, 1, 8, cached=3)
+    message = AIMessage("x", response_metadata={"token_usage": old})
+    assert facts.read_answer(chat(message)).usage.prompt == 7
+    completion = LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": old, "model_name": "m"})
+    assert facts.read_answer(completion)[:2] == ("m", facts.Usage(7, 1, 8, cached=3))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        object(),
+        LLMResult(generations=[]),
+        LLMResult(generations=[[]]),
+        LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": "many"}),
+        LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": {}}),
+        LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": {"prompt_tokens": "seven"}}),
+        chat(AIMessage("x", response_metadata={"token_usage": 5})),
+    ],
+)
+def test_no_usage(response):
+    """What is not reported, or not as a number, is not known."""
+    assert not facts.read_answer(response).usage.known
+
+
+def test_cache_hit():
+    """LangChain marks what its cache serves with a cost of 0, even when there was no usage."""
+    assert facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total_cost=0)))).cache_hit
+    assert not facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total_cost=0.5)))).cache_hit
+    assert not facts.read_answer(chat(AIMessage("x", usage_metadata=reported()))).cache_hit
+
+
+@pytest.mark.parametrize(
+    ("serialized", "metadata", "params", "model"),
+    [
+        (None, None, None, "unknown"),
+        ({"kwargs": {"model": "a"}}, None, None, "a"),
+        ({"kwargs": {"model": "a"}}, None, {"model_name": "b"}, "b"),
+        (None, None, {"model": "c", "model_name": "b"}, "c"),
+        (None, {"ls_model_name": "d"}, {"model": "c"}, "d"),
+        ({}, {}, {}, "unknown"),
+    ],
+)
+def test_requested_model(serialized, metadata, params, model):
+    """The model is what follows a per-call override first, and unknown at last."""
+    assert facts.requested_model(serialized, metadata, params) == model
+
+
+@pytest.mark.parametrize(
+    ("metadata", "agent"),
+    [
+        (None, None),
+        ({"langgraph_node": "model"}, None),
+        ({"langgraph_node": "tools"}, None),
+        ({"langgraph_node": "research"}, "research"),
+        ({"langgraph_node": "research", "lc_agent_name": "alice"}, "alice"),
+    ],
+)
+def test_agent_of(metadata, agent):
+    """The agent's own name comes before the node, plumbing names nobody."""
+    assert facts.agent_of(metadata) == agent
+
+
+@pytest.mark.parametrize(
+    ("tags", "attempt"),
+    [(None, None), ([], None), (["a", "retry:attempt:2"], 2), (["retry:attempt:x"], None), (["retry:attempt:"], None)],
+)
+def test_attempt_of(tags, attempt):
+    """Only with_retry's own tag numbers an attempt."""
+    assert facts.attempt_of(tags) == attempt
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        (None, None),
+        ({}, None),
+        ({"tools": "odd"}, None),
+        ({"tools": []}, set()),
+        ({"tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "name": "b"}]}, {"a", "b"}),
+        ({"tools": [{"name": "c", "input_schema": {}}, {"type": "web_search"}]}, {"c", "web_search"}),
+        ({"tools": [{"function_declarations": []}]}, None),
+        ({"tools": [object()]}, None),
+    ],
+)
+def test_bound_tools(params, names):
+    """The names of tools are read in the dialects of providers, or not at all."""
+    assert facts.bound_tools(params) == names
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("fine", None),
+        (None, None),
+        (TOLD, None),
+        (ToolMessage("no\nroom", tool_call_id="1", status="error"), "no room"),
+        ([TOLD, ToolMessage("no", tool_call_id="2", status="error")], "no"),
+        (Command(update={"messages": [ToolMessage("no", tool_call_id="1", status="error")]}), "no"),
+        (Command(update={"messages": [TOLD]}), None),
+        (Command(update=[("a", 1)]), None),
+        (Command(goto="x"), None),
+    ],
+)
+def test_handled_error(output, error):
+    """A tool's output says that it failed only by a message's status, wherever that is."""
+    assert facts.handled_error(output) == error
+
+
+def test_kinds_of_exceptions():
+    """Cancellation and control flow are not failures."""
+    assert all(map(facts.is_cancellation, [asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()]))
+    assert not facts.is_cancellation(TimeoutError())
+    assert facts.is_control_flow(GraphInterrupt(()))
+    assert facts.is_control_flow(ParentCommand(Command()))
+    assert not facts.is_control_flow(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("token", "chunk", "said"),
+    [
+        ("", None, False),
+        ("a", None, True),
+        ([], None, False),
+        ([{"type": "text", "text": "", "index": 0}], None, False),
+        ([{"type": "text", "text": "a", "index": 0}], None, True),
+        ([{"type": "reasoning", "reasoning": "hm"}], None, True),
+        (["a"], None, True),
+        (None, object(), False),
+    ],
+)
+def test_says_something(token, chunk, said):
+    """The first chunk is the first that carries content."""
+    assert facts.says_something(token, chunk) is said
+
+
+def test_tool_call_chunks_say_something():
+    """A stream that only asks for tools speaks with its first part of a tool call."""
+    chunk = ChatGeneration(message=AIMessageChunk("", tool_call_chunks=[{"name": "a", "args": "", "id": "1"}]))
+    assert facts.says_something("", chunk)
+
+
+def test_run_key():
+    """A run has one key, as UUID or as text; what is neither has one, too."""
+    run_id = uuid.uuid4()
+    assert facts.run_key(run_id) == facts.run_key(str(run_id)) == run_id.int
+    assert isinstance(facts.run_key("odd"), int)
+    assert facts.parent_key(None) is None
+
+
+def test_no_current_run():
+    """Outside of any run there is none."""
+    assert facts.current_run() is None

@@ -1,0 +1,81 @@
+"""The schema of metadata.json: totals, completeness, round trip."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from langchain_swarmlet_metrics import metadata
+from langchain_swarmlet_metrics.events import LLMCall, ToolCall
+from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Parent, Process, Totals
+
+
+def llm(**known):
+    """Return an LLM call."""
+    return LLMCall(phase="p", model="m", start_ts="", end_ts="", duration_ms=1, **known)
+
+
+def tool(success=True, **known):
+    """Return a tool call."""
+    return ToolCall(tool="t", start_ts="", end_ts="", duration_ms=1, success=success, **known)
+
+
+def test_round_trip():
+    """Metadata reads back as it was, is valid against its schema, and has every key."""
+    written = Metadata(
+        worker_id="w",
+        created_at="now",
+        config={"a": [1, None]},
+        parent=Parent(worker_id="p", event_id=3),
+        process=Process.current(),
+    )
+    text = metadata.encode(written)
+    assert metadata.decode(text) == written
+    jsonschema.validate(json.loads(text), metadata.json_schema())
+    assert len(json.loads(text)) == len(metadata.json_schema()["$defs"]["Metadata"]["properties"]) == 19
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"worker_id":1}', b"\xff", b"[" * 100_000])
+def test_damaged(text):
+    """Text that is no worker's metadata is None."""
+    assert metadata.decode(text) is None
+
+
+def test_totals_keep_unknown_and_zero_apart():
+    """Sums are None while nothing is known, and 0 once zero is known."""
+    totals = Totals()
+    totals.add(llm())
+    assert (totals.llm_calls, totals.prompt_tokens) == (1, None)
+    totals.add(llm(prompt_tokens=0, completion_tokens=2, total_tokens=2))
+    totals.add(llm(prompt_tokens=5))
+    assert (totals.prompt_tokens, totals.completion_tokens, totals.cached_tokens) == (5, 2, None)
+
+
+def test_totals_leave_out_what_the_cache_served():
+    """A call served from LangChain's cache counts as a call, its tokens were not billed."""
+    totals = Totals()
+    totals.add(llm(prompt_tokens=5, cache_hit=True))
+    assert (totals.llm_calls, totals.prompt_tokens) == (1, None)
+
+
+def test_totals_count_errors():
+    """Failed calls are errors; cancelled and unfinished ones are not."""
+    totals = Totals()
+    for event in (tool(False, error="x"), tool(False, outcome="cancelled"), llm(success=False, error="x"), tool()):
+        totals.add(event)
+    assert (totals.llm_calls, totals.tool_calls, totals.errors) == (1, 3, 2)
+
+
+def test_completeness():
+    """What is missing is counted: usage, prices, ends."""
+    completeness = Completeness()
+    for event in (
+        llm(usage_source="missing", outcome="unfinished", success=False),
+        llm(prompt_tokens=1, cost_usd=0.5),
+        llm(cache_hit=True),
+        tool(False, outcome="unfinished"),
+    ):
+        completeness.add(event)
+    assert (completeness.calls_without_usage, completeness.unpriced_calls, completeness.unfinished_calls) == (1, 1, 2)
