@@ -7,7 +7,7 @@ export TMPDIR := $(shell mkdir -p .tmp && pwd)/.tmp
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/swarmlet-metrics --root $(DEMO_ROOT) demo
@@ -20,6 +20,9 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/callbacks.py
 
 $(VENV)/demo.stamp: EXTRAS := demo
 $(VENV)/test.stamp: EXTRAS := test

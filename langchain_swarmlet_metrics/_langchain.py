@@ -11,14 +11,13 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_swarmlet_metrics.events import token_count
-from langchain_swarmlet_metrics.scrub import error_text, identifier
+from langchain_swarmlet_metrics.scrub import UNKNOWN, error_text, identifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_core.outputs import LLMResult
 
-UNKNOWN = "unknown"
 PHASE_KEY = "swarmlet_phase"
 RETRY_TAG = "retry:attempt:"
 _PLUMBING_NODES = frozenset({"model", "tools", "agent"})

@@ -163,7 +163,7 @@ class OpenToolCall(OpenCall):
         self.leave()
         self.collector.add(
             ToolCall(
-                tool=identifier(self.tool) if self.tool else facts.UNKNOWN,
+                tool=identifier(self.tool),
                 success=ending.success,
                 error=ending.error,
                 requested_by=self.requested_by,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.events import Event
 
 _LONGEST_LINE = 1 << 20
-_PROBE_S = 0.01
+_TRIES = 20
+_PAUSE_S = 0.01
 
 
 class EventWriter:
@@ -154,10 +155,11 @@ def is_locked(path: Path) -> bool | None:
 
 def _locked(descriptor: int) -> bool:
     """Take the lock, or tell that another writer has it; where there are no locks, do without."""
-    if locks.take(descriptor) is not False:
-        return True
-    time.sleep(_PROBE_S)  # a reader that asks `is_locked` holds it for a few microseconds
-    return locks.take(descriptor) is not False
+    for _ in range(_TRIES):
+        if locks.take(descriptor) is not False:
+            return True
+        time.sleep(_PAUSE_S)  # a reader that asks `is_locked` holds it for a few microseconds
+    return False
 
 
 def _ends_torn(file: BinaryIO) -> bool:

@@ -13,7 +13,6 @@ from langchain_core.tools import tool
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest
 from tests.conftest import read_lines
 
-
 ALLOWED = {
     *("os.stat", "os.listdir", "os.remove", "threading.Lock.acquire"),
     *("io.BufferedReader.read", "io.BufferedWriter.write", "io.TextIOWrapper.read", "io.TextIOWrapper.write"),

@@ -25,7 +25,7 @@ LLM_CALLS = st.builds(
     start_ts=TIMES,
     end_ts=TIMES,
     duration_ms=st.integers(0, 10**9),
-    **{name: COUNTS for name in ("prompt_tokens", "completion_tokens", "total_tokens", "id", "ttft_ms")},
+    **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "id", "ttft_ms"), COUNTS),
     error=st.none() | TEXTS,
     outcome=st.sampled_from([None, "cancelled", "unfinished", "interrupted"]),
     cost_usd=st.none() | st.floats(0, 1e6),
@@ -153,8 +153,10 @@ def test_timestamp():
 
 @pytest.mark.parametrize(
     ("value", "count"),
-    [(0, 0), (12, 12), (12.0, 12), (2**53, 2**53), (2**53 + 1, None), (-1, None), (1.5, None), (True, None)]
-    + [(None, None), ("12", None), (float("nan"), None), (float("inf"), None), ([1], None)],
+    [
+        *[(0, 0), (12, 12), (12.0, 12), (2**53, 2**53), (2**53 + 1, None), (-1, None), (1.5, None), (True, None)],
+        *[(None, None), ("12", None), (float("nan"), None), (float("inf"), None), ([1], None)],
+    ],
 )
 def test_token_count(value, count):
     """A token count is a whole number that every JSON reader keeps exact, or it is not known."""

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tiktoken
 from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -16,7 +17,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import OpenAI
 
-from langchain_swarmlet_metrics import inflight
+from langchain_swarmlet_metrics import inflight, tokens
 from langchain_swarmlet_metrics.collector import MetricsCollector, phase
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
 from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
@@ -161,6 +162,21 @@ def test_zero_tokens_are_zero(loopback):
         model.invoke("hello")
     assert (events[0].prompt_tokens, events[0].usage_source) == (0, None)
     assert (events[1].prompt_tokens, events[1].usage_source) == (None, "missing")
+
+
+def test_estimate_when_the_provider_reports_nothing(loopback, monkeypatch):
+    """Without reported usage tokens are estimated when an encoding is loaded, and marked as such."""
+    byte_ranks = {bytes([number]): number for number in range(256)}
+    encoding = tiktoken.Encoding("o200k_base", pat_str=r"(?s:.)", mergeable_ranks=byte_ranks, special_tokens={})
+    monkeypatch.setitem(tokens._encodings, "o200k_base", encoding)
+    model = loopback.model(Reply(text="four", usage=None), Reply(text="x" * 100_001, usage=None))
+    with recording() as events:
+        model.invoke("hello")
+        model.invoke("hello")
+    assert (events[0].completion_tokens, events[0].usage_source) == (4, "estimated")
+    assert events[0].prompt_tokens > len("hello")
+    assert events[0].total_tokens == events[0].prompt_tokens + 4
+    assert (events[1].total_tokens, events[1].usage_source) == (None, "missing")
 
 
 def test_provider_errors(loopback):

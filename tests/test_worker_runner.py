@@ -160,9 +160,9 @@ def test_open_and_close(runner, loopback):
 def test_unopened_worker_says_so(runner):
     """A worker that was not opened says what to do instead of pretending."""
     worker = runner.worker("later")
-    with pytest.raises(RuntimeError, match="with runner.worker"):
+    with pytest.raises(RuntimeError, match="with runner"):
         _ = worker.worker_id
-    with pytest.raises(RuntimeError, match="with runner.worker"):
+    with pytest.raises(RuntimeError, match="with runner"):
         _ = worker.collector
     worker.close()
     assert list(runner.store.root.glob("*_later*")) == []
@@ -438,7 +438,9 @@ def test_interpreter_exit_cancels_what_is_open(tmp_path):
         "worker = WorkerRunner(sys.argv[1]).worker('explore').open()\n"
         "print(worker.dir)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stderr == ""
     written = json.loads((tmp_path / done.stdout.strip() / "metadata.json").read_bytes())
     assert written["status"] == "cancelled"

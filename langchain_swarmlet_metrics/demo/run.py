@@ -33,8 +33,8 @@ MODEL_NAME = "gpt-5-mini"
 _PAGE_DELAY_S = 0.12
 
 _SUPERVISOR = f"""You delegate each task to a worker of its own with spawn_worker, all of them at once. Then you read
-every worker's result and metrics, and the metrics.jsonl of the slowest. Say which worker was slowest, its milliseconds, and
-which failed and why. {SUPERVISOR_PROMPT_HINT}"""
+every worker's result and metrics, and the metrics.jsonl of the slowest. Say which worker was slowest, its milliseconds,
+and which failed and why. {SUPERVISOR_PROMPT_HINT}"""
 
 _WORKER = "You do one task with the tool that fits and answer in one sentence."
 
