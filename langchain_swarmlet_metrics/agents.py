@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
+from pydantic import BaseModel
 
 from langchain_swarmlet_metrics.threads import DaemonExecutor
 
@@ -43,23 +44,33 @@ def input_of(agent: Agent, task: str, make_input: Callable[[str], Any] | None) -
     """Return what the agent is given: a HumanMessage for a graph with ``messages``, else the task itself."""
     if make_input is not None:
         return make_input(task)
-    if "messages" in getattr(_innermost(agent), "channels", ()):
+    innermost = _layers(agent)[-1]
+    if "messages" in getattr(innermost, "channels", ()):
         return {"messages": [HumanMessage(task)]}
     return task
 
 
 def config_of(agent: Agent, thread_id: str, config: RunnableConfig | None) -> RunnableConfig | None:
     """Return the run's config, naming the thread of a checkpointed agent unless the user did."""
-    if getattr(_innermost(agent), "checkpointer", None) in (None, False):
+    layers = _layers(agent)
+    if not isinstance(agent, Runnable) or getattr(layers[-1], "checkpointer", None) in (None, False):
         return config
-    configurable = {"thread_id": thread_id} | dict((config or {}).get("configurable") or {})
+    if any("thread_id" in _configurable(getattr(layer, "config", None)) for layer in layers):
+        return config
+    configurable = {"thread_id": thread_id, **_configurable(config)}
     return {**(config or {}), "configurable": configurable}
 
 
-def _innermost(agent: Agent) -> object:
-    """Return the Runnable that bindings such as ``with_config`` wrap."""
-    bound = getattr(agent, "bound", None)
-    return _innermost(bound) if isinstance(bound, Runnable) else agent
+def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
+    return (config or {}).get("configurable") or {}
+
+
+def _layers(agent: Agent) -> list[object]:
+    """Return an agent and what is inside of it where bindings such as ``bind`` and ``with_retry`` wrap another."""
+    layers: list[object] = [agent]
+    while isinstance(bound := getattr(layers[-1], "bound", None), Runnable):
+        layers.append(bound)
+    return layers
 
 
 def call(agent: Agent, given: Any, config: RunnableConfig | None, timeout_s: float | None) -> Any:
@@ -70,7 +81,7 @@ def call(agent: Agent, given: Any, config: RunnableConfig | None, timeout_s: flo
     """
 
     def invoke() -> Any:
-        return agent.invoke(given, config) if isinstance(agent, Runnable) else agent(given)
+        return agent.invoke(given, config) if isinstance(agent, Runnable) else _call_plain(agent, given)
 
     if timeout_s is None:
         return invoke()
@@ -78,9 +89,18 @@ def call(agent: Agent, given: Any, config: RunnableConfig | None, timeout_s: flo
     try:
         return future.result(timeout_s)
     except TimeoutError:
-        if future.done():  # the agent's own
-            raise
+        if future.done():  # just now, or the error is the agent's own
+            return future.result()
         raise AgentTimeoutError(timeout_s) from None
+
+
+def _call_plain(function: Callable[[Any], Any], given: Any) -> Any:
+    answer = function(given)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        msg = f"{function!r} is asynchronous; run it with arun, or from an asynchronous supervisor"
+        raise TypeError(msg)
+    return answer
 
 
 async def acall(agent: Agent, given: Any, config: RunnableConfig | None, timeout_s: float | None) -> Any:
@@ -114,17 +134,33 @@ def text_of(answer: Any) -> str | None:
     """
     if answer is None or isinstance(answer, str):
         return answer
+    if isinstance(answer, bytes):
+        return answer.decode(errors="backslashreplace")
     if isinstance(answer, BaseMessage):
         return str(answer.text)
     if isinstance(answer, dict):
         if answer.get("__interrupt__"):
             return None
-        if messages := answer.get("messages"):
+        messages = answer.get("messages")
+        if isinstance(messages, list) and messages:
             return text_of(messages[-1])
+    return _json_or_str(answer)
+
+
+def _json_or_str(answer: object) -> str:
     try:
-        return msgspec.json.encode(answer, enc_hook=str).decode()
-    except (TypeError, ValueError, RecursionError):
-        return str(answer)
+        text = msgspec.json.encode(answer, enc_hook=_plain)
+        return str(msgspec.json.decode(text)) if text.startswith(b'"') else text.decode()
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
+        return str(_plain(answer))
+
+
+def _plain(value: object) -> object:
+    """Return something that JSON has, of a value that it does not have; never raises."""
+    try:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+    except Exception:  # noqa: BLE001 - the object's own code may raise anything
+        return f"<{type(value).__name__}>"
 
 
 def summarize(summarizer: Summarizer, task: str, result: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from langchain_swarmlet_metrics import logs, tokens
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer, Usage
 from langchain_swarmlet_metrics.collector import current_phase
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, span
-from langchain_swarmlet_metrics.inflight import Ending, OpenCall
+from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class OpenLLMCall(OpenCall):
         base: the arguments of `OpenCall`.
     """
 
-    __slots__ = ("after_tools", "batch_size", "messages", "params", "phase", "prompt", "serialized")
+    __slots__ = ("after_tools", "batch_size", "messages", "params", "phase", "prompt", "serialized", "thread")
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class OpenLLMCall(OpenCall):
         self.serialized = serialized
         self.params = params
         self.batch_size = batch_size
+        self.thread = threading.get_ident() if batch_size > 1 else None
         self.phase = current_phase()
         self.after_tools = messages is not None and facts.is_after_tools(messages)
         super().__init__(*base)
@@ -91,6 +93,18 @@ class OpenLLMCall(OpenCall):
                 **common,
             )
         )
+
+    def abandon_batch(self) -> None:
+        """Close the other calls of a synchronous batch that this one's failure ended; nobody tells their end."""
+        if self.thread is None or self.task is not None:
+            return
+        for call in list(calls.values()):
+            if (
+                isinstance(call, OpenLLMCall)
+                and (call.thread, call.parent_run, call.batch_size) == (self.thread, self.parent_run, self.batch_size)
+                and not call.streamed
+            ):
+                call.abandon("unfinished")
 
     def _phase(self, answer: Answer, ending: Ending) -> str:
         return (

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
+import shlex
 import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import __version__, report, settings
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.store import ArtifactStore, WorkerNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_NAME = "swarmlet-metrics"
+_STATUSES = ("created", "running", "success", "failed", "cancelled", "lost")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,24 +32,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, sqlite3.Error, LookupError, ValueError) as error:
-        print(f"swarmlet-metrics: {error.args[0] if error.args else error}", file=sys.stderr)
+        print(f"{_NAME}: {report.for_terminal(error_text(error), sys.stderr)}", file=sys.stderr)
         return 1
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="swarmlet-metrics", description="Look at the performance of worker agents.")
+    parser = argparse.ArgumentParser(prog=_NAME, description="Look at the performance of worker agents.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--root", type=Path, help=f"the worker folders; by default ${settings.DATA_PATH_VARIABLE}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="list workers, newest first")
     listing.add_argument("--limit", type=int, default=20, help="how many at most (default: 20)")
-    listing.add_argument("--status", help="only created, running, success, failed, cancelled or lost ones")
+    listing.add_argument("--status", choices=_STATUSES, help="only those")
     listing.add_argument("--since-hours", type=float, help="only those of the last so many hours")
     listing.set_defaults(run=_list)
 
@@ -63,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(options: argparse.Namespace) -> int:
     store = ArtifactStore(options.root)
-    found = store.list(status=options.status, since_hours=options.since_hours, limit=options.limit)
+    found = store.list(status=options.status, since_hours=options.since_hours, limit=max(options.limit, 1))
     for metadata in found:
         _print(report.line_text(store, metadata))
     if not found:
@@ -93,12 +97,18 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         msg = f"the demo needs {error.name}; run: pip install 'langchain-swarmlet-metrics[demo]'"
         raise LookupError(msg) from None
-    return run.main(options.root or settings.default_root(), live=options.live)
+    return run.main(options.root or settings.default_root(), live=options.live, command=_called_as())
+
+
+def _called_as() -> str:
+    """Return how this command was called, for command lines to copy: it need not be on the PATH."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.stem == _NAME else _NAME
 
 
 def _print(text: str) -> None:
-    """Print text that a model may have written: what could steer a terminal is shown escaped."""
-    print(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+    """Print text that a model may have written."""
+    print(report.for_terminal(text, sys.stdout))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from langchain_swarmlet_metrics import events, logs
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
@@ -63,6 +65,8 @@ class MetricsCollector:
         self._last_late: object = None
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
+        self._key = uuid4().hex
+        _live[self._key] = self
 
     def __repr__(self) -> str:
         return f"<MetricsCollector {self.worker_id}: {self.totals.llm_calls} LLM, {self.totals.tool_calls} tool calls>"
@@ -70,6 +74,10 @@ class MetricsCollector:
     def __deepcopy__(self, memo: dict[int, Any]) -> MetricsCollector:
         """Return itself: a copy of whoever holds a collector records into the same worker."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickle as itself in this process, and as None in another one: its file is not open there."""
+        return _find, (self._key,)
 
     @property
     def depth(self) -> int:
@@ -205,12 +213,19 @@ class MetricsCollector:
             self._failed_sinks.add(id(sink))
         if first:
             logs.warn(
-                "Sink %r of worker %s failed: %s. The agent is not affected; further failures are only counted, "
+                "Sink %s of worker %s failed: %s. The agent is not affected; further failures are only counted, "
                 "in completeness.dropped_events.",
                 sink,
                 self.worker_id,
                 error_text(error),
             )
+
+
+_live: WeakValueDictionary[str, MetricsCollector] = WeakValueDictionary()
+
+
+def _find(key: str) -> MetricsCollector | None:
+    return _live.get(key)
 
 
 _T = TypeVar("_T")

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from inspect import cleandoc
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 SCHEMA_VERSION = 1
 """Version of ``metrics.jsonl`` and ``metadata.json``; every ``metadata.json`` names it."""
+
+LARGEST_COUNT = 2**53
+"""The largest whole number that every JSON reader keeps exact."""
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
+"""A whole number from 0 on, small enough for every JSON reader."""
 
 Outcome: TypeAlias = Literal["cancelled", "unfinished", "interrupted", "unknown_tool"]
 """What ``success`` alone cannot say about a call."""
@@ -30,23 +37,23 @@ class LLMCall(
     model: str
     start_ts: str
     end_ts: str
-    duration_ms: int
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    id: int | None = None
-    parent_id: int | None = None
+    duration_ms: Count
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    id: Count | None = None
+    parent_id: Count | None = None
     success: bool | None = None
     error: str | None = None
     error_type: str | None = None
     outcome: Outcome | None = None
-    ttft_ms: int | None = None
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    ttft_ms: Count | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
     usage_source: UsageSource | None = None
     cache_hit: bool | None = None
-    attempt: int | None = None
+    attempt: Count | None = None
     agent: str | None = None
     provider: str | None = None
     cost_usd: float | None = None
@@ -76,15 +83,15 @@ class ToolCall(
     tool: str
     start_ts: str
     end_ts: str
-    duration_ms: int
+    duration_ms: Count
     success: bool
     error: str | None = None
-    id: int | None = None
-    parent_id: int | None = None
-    requested_by: int | None = None
+    id: Count | None = None
+    parent_id: Count | None = None
+    requested_by: Count | None = None
     error_type: str | None = None
     outcome: Outcome | None = None
-    attempt: int | None = None
+    attempt: Count | None = None
     agent: str | None = None
 
     @property
@@ -122,8 +129,14 @@ def decode(line: bytes) -> Event | None:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a line of ``metrics.jsonl``."""
-    return msgspec.json.schema(LLMCall | ToolCall)
+    """Return the JSON Schema (draft 2020-12) of a line of ``metrics.jsonl``: what is unknown is absent, never null."""
+    schema = msgspec.json.schema(LLMCall | ToolCall)
+    for definition in schema["$defs"].values():
+        definition["description"] = cleandoc(definition["description"])
+        for name, field in definition["properties"].items():
+            if "anyOf" in field:
+                (definition["properties"][name],) = (kind for kind in field["anyOf"] if kind != {"type": "null"})
+    return schema
 
 
 def timestamp(time_ns: int) -> str:
@@ -167,11 +180,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def token_count(value: object) -> int | None:
     """Return a token count as it may stand in a file: a whole number from 0 to 2**53, or None (not known)."""
-    if type(value) is int and 0 <= value <= _LARGEST_COUNT:
+    if type(value) is int and 0 <= value <= LARGEST_COUNT:
         return value
     if isinstance(value, float) and value.is_integer():  # some providers report 12.0
         return token_count(int(value))
     return None
-
-
-_LARGEST_COUNT = 2**53  # what every JSON reader keeps exact

@@ -109,6 +109,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         call = inflight.calls.pop(run_key(run_id), None)
         if isinstance(call, OpenLLMCall):
             call.end(Ending.of(error), facts.read_answer(response))
+            call.abandon_batch()
 
     def on_tool_start(
         self,

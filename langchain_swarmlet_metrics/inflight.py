@@ -110,6 +110,9 @@ class OpenCall(ABC):
             self.task.add_done_callback(self._task_done, context=_NO_CONTEXT)
         if len(calls) >= _sweep_at:
             _sweep()
+        if self.collector.closed and calls.pop(self.run, None) is self:  # its worker ended at this very moment
+            self.leave()
+            self.collector.count_late(self.run)
 
     def leave(self) -> None:
         """Let go of the task and of the chains that ran inside the call."""

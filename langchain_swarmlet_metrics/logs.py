@@ -151,9 +151,14 @@ def parse_line(line: str) -> dict[str, str]:
 
 
 def warn(message: str, *args: object) -> None:
-    """Log a warning of this library's own, and never raise."""
+    r"""Log a warning of this library's own, and never raise.
+
+    Args:
+        message: the text, with ``%s`` where an argument goes.
+        *args: what a model may have written: each ``=`` in it becomes ``\x3d``, so that no search for a field finds it.
+    """
     with contextlib.suppress(Exception):  # the user's filters and handlers run in here, in the agent's time
-        _logger.warning(message, *args, stacklevel=2)
+        _logger.warning(message, *(str(arg).replace("=", r"\x3d") for arg in args), stacklevel=2)
 
 
 class _Pairs:

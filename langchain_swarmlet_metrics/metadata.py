@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from inspect import cleandoc
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -133,8 +134,12 @@ def decode(text: bytes) -> Metadata | None:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of ``metadata.json``."""
-    return msgspec.json.schema(Metadata)
+    """Return the JSON Schema (draft 2020-12) of ``metadata.json``: every key is required, as every key is written."""
+    schema = msgspec.json.schema(Metadata)
+    for definition in schema["$defs"].values():
+        definition["description"] = cleandoc(definition["description"])
+        definition["required"] = list(definition["properties"])
+    return schema
 
 
 def _sum(total: _Number | None, amount: _Number | None) -> _Number | None:

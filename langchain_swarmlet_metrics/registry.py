@@ -33,7 +33,6 @@ _SCHEMA = (
     f"PRAGMA user_version = {_VERSION}",
 )
 _COLUMNS = "job_id, worker_id, owner_id, status, created_at"
-_SIDE_FILES = ("", "-journal", "-wal", "-shm")
 _DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TRIES = 3
 _LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
@@ -213,12 +212,10 @@ class Registry:
             raise (DamagedIndexError if is_damaged else OSError)(msg) from error
 
     def _rebuild(self, reason: str) -> None:
-        aside = f"{self.path}.damaged-{timestamp(time.time_ns()).replace(':', '-')}"
         if self.path.exists():
+            aside = self.path.with_name(f"{self.path.name}.damaged-{timestamp(time.time_ns()).replace(':', '-')}")
             logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
-        for suffix in _SIDE_FILES:  # a journal that is left would be played into the new index
-            with suppress(FileNotFoundError):
-                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")  # noqa: PTH105 - these are no paths yet
+            self.path.replace(aside)
         jobs = sorted(self._scan(), key=lambda job: (job.created_at, job.worker_id))
 
         def build(connection: sqlite3.Connection) -> None:
@@ -232,7 +229,7 @@ class Registry:
             )
             connection.execute("COMMIT")
 
-        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))  # SQLite removes an old journal of an empty file
         self._opened(build, version=0)
 
     @contextmanager
@@ -256,7 +253,7 @@ def _means_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # Python's own: a text of the index, or SQLite's message on it, is not UTF-8
         return isinstance(error, UnicodeDecodeError | sqlite3.OperationalError)
-    return code & 0xFF in _DAMAGES or code == sqlite3.SQLITE_READONLY_DBMOVED
+    return code & 0xFF in _DAMAGES
 
 
 # A child that is forked while another thread is inside SQLite inherits SQLite's notes on locks that it does not have:

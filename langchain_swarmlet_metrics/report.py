@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from langchain_swarmlet_metrics.events import parse_timestamp
+from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.summary import digest, format_duration, summarize
 
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
     from langchain_swarmlet_metrics.store import ArtifactStore
 
-_NO_RESULT = "This worker set no result."
+_OPEN = ("created", "running")
+_ABOUT = 200
+
+# Control characters but for tab and line feed, and what reorders or breaks lines.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
@@ -30,16 +36,31 @@ def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
 
 def result_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return the tier 1 text: who, ``Execution time: 98ms``, how it stands unless it ended well, and the result."""
-    status = store.status(metadata)
+    metadata, status = _as_it_is_now(store, metadata)
     parts = [
         f"Result from worker job {metadata.job_id} (worker {metadata.worker_id}):",
         f"Execution time: {format_duration(elapsed_ms(store, metadata, status))}",
         _standing(store, metadata, status),
-        store.result(metadata.worker_id) if status != "running" else None,
+        _result(store, metadata, status),
     ]
-    if parts[-1] is None:
-        parts[-1] = _NO_RESULT if status != "running" else "There is no result yet; read it again later."
     return "\n\n".join(part for part in parts if part is not None)
+
+
+def _as_it_is_now(store: ArtifactStore, metadata: Metadata) -> tuple[Metadata, str]:
+    """Return a worker's metadata and status; it may have ended since its metadata was read."""
+    status = store.status(metadata)
+    if status not in (metadata.status, "lost"):
+        metadata = store.read_worker(metadata.worker_id)
+    return metadata, status
+
+
+def _result(store: ArtifactStore, metadata: Metadata, status: str) -> str:
+    if status in _OPEN:
+        return "There is no result yet; read it again later."
+    result = store.result(metadata.worker_id)
+    if result is None:
+        return "This worker set no result."
+    return result or "The result of this worker is an empty text."
 
 
 def _standing(store: ArtifactStore, metadata: Metadata, status: str) -> str | None:
@@ -64,7 +85,7 @@ def _silent_ms(store: ArtifactStore, metadata: Metadata) -> int:
 
 def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return the digest of a worker's ``metrics.jsonl``, from what is in it now."""
-    status = store.status(metadata)
+    metadata, status = _as_it_is_now(store, metadata)
     events = store.events(metadata.worker_id)
     summary = summarize(events)
     return digest(metadata, status, summary, skipped=events.skipped, elapsed_ms=elapsed_ms(store, metadata, status))
@@ -72,7 +93,7 @@ def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
 
 def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return ``metadata.json`` as a reader should see it: with the derived status and the execution time so far."""
-    status = store.status(metadata)
+    metadata, status = _as_it_is_now(store, metadata)
     elapsed = elapsed_ms(store, metadata, status)
     shown = msgspec.to_builtins(metadata) | {
         "status": status,
@@ -82,10 +103,20 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()
 
 
+def for_terminal(text: str, stream: TextIO) -> str:
+    """Return a text that a model may have written with what could steer a terminal escaped.
+
+    So is what the stream's encoding does not have.
+    """
+    escaped = _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    encoding = stream.encoding or "utf-8"
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def line_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return a worker on one line, for lists."""
-    status = store.status(metadata)
+    metadata, status = _as_it_is_now(store, metadata)
     time = format_duration(elapsed_ms(store, metadata, status))
-    about = metadata.summary or metadata.task or "(no task stored)"
+    about = one_line(metadata.summary or metadata.task or "(no task stored)", _ABOUT)
     why = f" error: {metadata.error}" if metadata.error else ""
-    return f"job {metadata.job_id}  {status}  {time}  {metadata.worker_id}  {' '.join(about.split())[:200]}{why}"
+    return f"job {metadata.job_id}  {status}  {time}  {metadata.worker_id}  {about}{why}"

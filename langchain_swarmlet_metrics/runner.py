@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_swarmlet_metrics import agents, supervisor
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.spawn import Spawner
 from langchain_swarmlet_metrics.store import ArtifactStore
 from langchain_swarmlet_metrics.worker import Worker
@@ -56,8 +57,17 @@ class WorkerRunner:
 
     @property
     def owner_id(self) -> str | None:
-        """Return whose jobs these are, now."""
-        return self._owner_id() if callable(self._owner_id) else self._owner_id
+        """Return whose jobs these are, now.
+
+        Raises:
+            LookupError: the user's callable failed.
+        """
+        try:
+            owner = self._owner_id() if callable(self._owner_id) else self._owner_id
+        except Exception as error:
+            msg = f"whose worker jobs these are could not be told: {type(error).__name__}: {error_text(error)}"
+            raise LookupError(msg) from error
+        return None if owner is None else str(owner)
 
     def worker(self, task: str, *, config: Mapping[str, Any] | None = None) -> Worker:
         """Return a worker for a task, to be used as ``with`` or ``async with`` block.
@@ -99,6 +109,7 @@ class WorkerRunner:
             worker.collector.cancelled = isinstance(error, agents.AgentTimeoutError)
             worker.close(error)
         except BaseException as error:
+            worker.collector.cancelled = True
             worker.close(error)
             raise
         else:
@@ -132,8 +143,10 @@ class WorkerRunner:
             run_config = agents.config_of(agent, worker.worker_id, config)
             worker.result = await agents.acall(agent, given, run_config, timeout_s)
         except Exception as error:  # noqa: BLE001 - what an agent raises is the worker's outcome
+            worker.collector.cancelled = isinstance(error, agents.AgentTimeoutError)
             await worker.aclose(error)
         except BaseException as error:
+            worker.collector.cancelled = True  # what is left of it in threads stops at its next call
             await worker.aclose(error)
             raise
         else:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from asyncio import CancelledError
 from collections import deque
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import _langchain as facts
-from langchain_swarmlet_metrics.collector import get_metrics_collector
-from langchain_swarmlet_metrics.threads import DaemonExecutor
+from langchain_swarmlet_metrics.threads import DaemonExecutor, InlineExecutor
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from contextvars import Context
 
     from langchain_swarmlet_metrics.agents import Agent
     from langchain_swarmlet_metrics.runner import WorkerRunner
@@ -55,31 +57,43 @@ class Spawner:
         self._runner = runner
         self._agent = agent
         self._max_depth = max_depth
-        self._executor = executor or DaemonExecutor()
+        self._threads = DaemonExecutor()
+        self._executor = executor or self._threads
         self._slots = _Slots(max_workers)
         self._jobs: dict[int, _Job] = {}
 
     def spawn(self, task: str, *, wait: bool) -> Worker:
         """Start a worker on the executor.
 
+        A worker that waits for the one it spawns runs it in its own thread: an executor in which every thread waits
+        would never get to it.
+
         Args:
             task: what it is asked to do.
             wait: whether to return only when it has ended.
 
         Raises:
-            SpawnRefusedError: workers are nested too deep.
+            SpawnRefusedError: workers are nested too deep, or the executor takes no more.
         """
-        worker = self._make(task)
-        worker.create()
-        future = self._executor.submit(facts.without_current_run().run, self._run, worker)
-        self._jobs[worker.job_id] = _Job(worker, None)
-        future.add_done_callback(lambda _: self._jobs.pop(worker.job_id, None))
+        job = self._job(task, wait=wait)
+        job.worker.create()
+        self._enter(job)
+        executor = self._executor if job.waiting is None else InlineExecutor()
+        try:
+            future = executor.submit(job.context.run, self._run, job)
+        except RuntimeError as error:  # it has been shut down, or there can be no more threads
+            job.worker.cancel()
+            self._leave(job)
+            msg = f"the worker can't be started ({error}); do this task yourself"
+            raise SpawnRefusedError(msg) from error
+        future.add_done_callback(lambda future: self._leave(job, future))
         if wait:
-            lent = self._lend_slot()
-            wait_for([future])
-            if lent:
-                self._slots.acquire().result()
-        return worker
+            try:
+                concurrent.futures.wait([future])
+            except BaseException:
+                job.worker.cancel()
+                raise
+        return job.worker
 
     async def aspawn(self, task: str, *, wait: bool) -> Worker:
         """Start a worker on the running loop; otherwise as `spawn`. Cancelling the wait cancels the worker.
@@ -91,79 +105,117 @@ class Spawner:
         Raises:
             SpawnRefusedError: workers are nested too deep.
         """
-        worker = self._make(task)
-        await asyncio.to_thread(worker.create)
-        running = asyncio.create_task(self._arun(worker), context=facts.without_current_run())
-        self._jobs[worker.job_id] = _Job(worker, running)
-        running.add_done_callback(lambda _: self._jobs.pop(worker.job_id, None))
+        job = self._job(task, wait=wait)
+        try:
+            await asyncio.to_thread(job.worker.create)
+        except CancelledError:
+            await asyncio.to_thread(job.worker.cancel)  # the thread has made it all the same
+            raise
+        self._enter(job)
+        job.task = asyncio.create_task(self._arun(job), context=job.context)
+        job.task.add_done_callback(lambda task: self._leave(job, task))
         if wait:
-            lent = self._lend_slot()
             try:
-                await asyncio.wait({running})
-                if lent:
-                    await asyncio.wrap_future(self._slots.acquire())
+                await asyncio.wait({job.task})
             except CancelledError:
-                running.cancel()
-                if lent:
-                    self._slots.take()
+                job.task.cancel()
                 raise
-        return worker
+        return job.worker
 
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a worker that this spawner runs; False when it runs none under that number.
+    def cancel(self, job_id: int) -> str | None:
+        """Cancel a worker that this spawner runs, and return its status: it may just have ended otherwise.
 
-        An asynchronous worker stops where it awaits, a synchronous one at its next LLM call or tool call.
+        None when this spawner runs no worker under that number. An asynchronous worker stops where it awaits, a
+        synchronous one at its next LLM call or tool call.
         """
         job = self._jobs.get(job_id)
         if job is None:
-            return False
+            return None
         job.worker.cancel()
-        if job.task is not None:
-            job.task.get_loop().call_soon_threadsafe(job.task.cancel)
-        return True
+        if job.task is None:
+            job.turn.cancel()
+        else:
+            with suppress(RuntimeError):  # its loop is closed
+                job.task.get_loop().call_soon_threadsafe(job.task.cancel)
+        return job.worker.status
 
-    def _make(self, task: str) -> Worker:
-        enclosing = get_metrics_collector()
-        depth = 0 if enclosing is None else enclosing.depth + 1
+    def _job(self, task: str, *, wait: bool) -> _Job:
+        outer = _current.get()
+        depth = 0 if outer is None else outer.depth + 1
         if depth >= self._max_depth:
             msg = f"workers may be nested {self._max_depth} deep at most; do this task yourself"
             raise SpawnRefusedError(msg)
-        return self._runner.worker(task)
+        return _Job(self._runner.worker(task), self._slots, depth, outer if wait else None)
 
-    def _run(self, worker: Worker) -> None:
-        self._slots.acquire().result()
-        try:
-            self._runner.run(self._agent, worker)
-        finally:
+    def _enter(self, job: _Job) -> None:
+        self._jobs[job.worker.job_id] = job
+        if job.waiting is not None:
+            job.waiting.lend_slot()
+        job.turn = self._slots.acquire()
+
+    def _leave(self, job: _Job, done: Future[None] | asyncio.Task[None] | None = None) -> None:
+        self._jobs.pop(job.worker.job_id, None)
+        if done is not None and not done.cancelled():
+            done.exception()  # of a worker that could not start, which says so itself
+        if job.waiting is not None:
+            job.waiting.take_slot_back()
+        if not job.turn.cancel():
             self._slots.release()
+        if job.worker.status == "created":  # nobody will ever run it
+            self._threads.submit(job.worker.cancel)
 
-    async def _arun(self, worker: Worker) -> None:
-        slot = self._slots.acquire()
+    def _run(self, job: _Job) -> None:
+        with suppress(CancelledError, concurrent.futures.CancelledError):
+            job.turn.result()
+            self._runner.run(self._agent, job.worker)
+
+    async def _arun(self, job: _Job) -> None:
         try:
-            await asyncio.wrap_future(slot)
-            await self._runner.arun(self._agent, worker)
+            await asyncio.wrap_future(job.turn)
+            await self._runner.arun(self._agent, job.worker)
         except CancelledError:
-            await asyncio.to_thread(worker.cancel)  # it may not even have started
+            await asyncio.to_thread(job.worker.cancel)  # it may not have started
             raise
-        finally:
-            if not slot.cancelled():
+
+
+class _Job:
+    """Hold a worker in the background: how deep it is nested, its turn, and its task when it runs on a loop.
+
+    Args:
+        worker: the worker.
+        slots: where its turn comes from.
+        depth: how many spawned workers it is nested in.
+        waiting: the job that waits for this one, if any.
+    """
+
+    def __init__(self, worker: Worker, slots: _Slots, depth: int, waiting: _Job | None) -> None:
+        self.worker = worker
+        self.depth = depth
+        self.waiting = waiting
+        self.turn: Future[None] = Future()
+        self.task: asyncio.Task[None] | None = None
+        self.context: Context = facts.without_current_run()
+        self.context.run(_current.set, self)
+        self._slots = slots
+        self._waits = 0
+        self._lock = threading.Lock()
+
+    def lend_slot(self) -> None:
+        """Let another worker run while this one waits for one that it spawned."""
+        with self._lock:
+            self._waits += 1
+            if self._waits == 1:
                 self._slots.release()
 
-    def _lend_slot(self) -> bool:
-        """Free the slot of the spawned worker that runs here and is about to wait for one it spawned."""
-        here = get_metrics_collector()
-        spawned = {job.worker.worker_id for job in self._jobs.values()}
-        if here is None or here.worker_id not in spawned:
-            return False
-        self._slots.release()
-        return True
+    def take_slot_back(self) -> None:
+        """Go on once nothing is waited for any more, before the one waited for gives its own slot to somebody else."""
+        with self._lock:
+            self._waits -= 1
+            if self._waits == 0:
+                self._slots.take()
 
 
-class _Job(NamedTuple):
-    """Hold a worker in the background, and its task when it runs on a loop."""
-
-    worker: Worker
-    task: asyncio.Task[None] | None
+_current: ContextVar[_Job | None] = ContextVar("swarmlet_job", default=None)
 
 
 class _Slots:
@@ -178,15 +230,12 @@ class _Slots:
         """Return a future that is done when the caller may run."""
         turn: Future[None] = Future()
         with self._lock:
-            if self._free > 0:
-                self._free -= 1
-                turn.set_result(None)
-            else:
-                self._waiting.append(turn)
+            self._waiting.append(turn)
+        self._admit()
         return turn
 
     def take(self) -> None:
-        """Run at once, whatever the limit; for whoever is only about to end."""
+        """Run at once, ahead of the queue."""
         with self._lock:
             self._free -= 1
 
@@ -194,8 +243,15 @@ class _Slots:
         """Let the next one run."""
         with self._lock:
             self._free += 1
+        self._admit()
+
+    def _admit(self) -> None:
+        with self._lock:
+            admitted = []
             while self._waiting and self._free > 0:
                 turn = self._waiting.popleft()
                 if turn.set_running_or_notify_cancel():
                     self._free -= 1
-                    turn.set_result(None)
+                    admitted.append(turn)
+        for turn in admitted:
+            turn.set_result(None)

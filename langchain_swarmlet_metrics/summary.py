@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from langchain_swarmlet_metrics.events import Event, LLMCall
+from langchain_swarmlet_metrics.intervals import BusyTime, SelfTime, interval
 from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Totals
 
 if TYPE_CHECKING:
@@ -22,14 +23,19 @@ LISTED_CALLS = 5
 LISTED_GROUPS = 8
 """How many phases, models and tools a digest names; a summary counts them all."""
 
+_ROUNDING_MS = 2  # milliseconds are rounded one by one, so that sums may differ by a little
 _NAME_LIMIT = 60
 _LINE_LIMIT = 200
 
 
 class Group(Totals, kw_only=True):
-    """Sum up the calls that share a phase, a model or a tool: their totals and durations (milliseconds)."""
+    """Sum up the calls that share a phase, a model or a tool: their totals and durations (milliseconds).
+
+    ``self_ms`` leaves out the calls made inside them: a tool that calls a model is busy with little else.
+    """
 
     total_ms: int = 0
+    self_ms: int = 0
     max_ms: int = 0
 
     @property
@@ -48,6 +54,9 @@ class Summary(msgspec.Struct, kw_only=True):
     """Sum up the events of a worker.
 
     ``llm_ms`` and ``tool_ms`` are sums of durations: calls overlap, so they may exceed the worker's own time.
+    ``llm_busy_ms`` and ``tool_busy_ms`` count time in which several calls ran once. Of the tokens, ``totals`` has all
+    that were billed, as far as they are known; ``wasted_tokens`` is the part of them in calls that brought no answer.
+    ``cache_served_tokens`` were not billed and are in no total.
     ``slowest`` has the slowest calls first, ``failures`` the calls that failed first.
     """
 
@@ -56,28 +65,49 @@ class Summary(msgspec.Struct, kw_only=True):
     llm_ms: int = 0
     tool_ms: int = 0
     cancelled: int = 0
+    wasted_tokens: int = 0
+    cache_hits: int = 0
+    cache_served_tokens: int = 0
     by_phase: dict[str, Group] = msgspec.field(default_factory=dict)
     by_model: dict[str, Group] = msgspec.field(default_factory=dict)
     by_tool: dict[str, Group] = msgspec.field(default_factory=dict)
     slowest: list[Event] = msgspec.field(default_factory=list)
     failures: list[Event] = msgspec.field(default_factory=list)
+    llm_busy: BusyTime = msgspec.field(default_factory=BusyTime)
+    tool_busy: BusyTime = msgspec.field(default_factory=BusyTime)
+    self_times: SelfTime = msgspec.field(default_factory=SelfTime)
 
     def add(self, event: Event) -> None:
         """Count one event."""
         self.totals.add(event)
         self.completeness.add(event)
         self.cancelled += event.outcome == "cancelled"
+        start_us, end_us = interval(event)
+        self_ms = self.self_times.of(event, start_us, end_us)
         if isinstance(event, LLMCall):
             self.llm_ms += event.duration_ms
-            _add_to(self.by_phase, event.phase, event)
-            _add_to(self.by_model, event.model, event)
+            self.llm_busy.add(start_us, end_us)
+            self._add_to_ledgers(event)
+            _add_to(self.by_phase, event.phase, event, self_ms)
+            _add_to(self.by_model, event.model, event, self_ms)
         else:
             self.tool_ms += event.duration_ms
-            _add_to(self.by_tool, event.tool, event)
+            self.tool_busy.add(start_us, end_us)
+            _add_to(self.by_tool, event.tool, event, self_ms)
         insort(self.slowest, event, key=_slower)
         del self.slowest[LISTED_CALLS:]
         if event.failed and len(self.failures) < LISTED_CALLS:
             self.failures.append(event)
+
+    def _add_to_ledgers(self, event: LLMCall) -> None:
+        tokens = event.total_tokens
+        if tokens is None:
+            tokens = (event.prompt_tokens or 0) + (event.completion_tokens or 0)
+        if event.cache_hit:
+            self.cache_hits += 1
+            self.cache_served_tokens += tokens
+        elif event.success is False:
+            self.wasted_tokens += tokens
 
 
 def summarize(events: Iterable[Event]) -> Summary:
@@ -136,8 +166,11 @@ def total_lines(summary: Summary) -> list[str]:
             "No LLM calls were recorded, and no tool calls.",
             "If any have finished, the callbacks were not passed on to the agent.",
         ]
-    kinds = [(totals.llm_calls, "LLM call", summary.llm_ms), (totals.tool_calls, "tool call", summary.tool_ms)]
-    counts = [f"{_count(number, noun)} ({ms}ms summed)" for number, noun, ms in kinds if number]
+    kinds = [
+        (totals.llm_calls, "LLM call", summary.llm_ms, summary.llm_busy.ms),
+        (totals.tool_calls, "tool call", summary.tool_ms, summary.tool_busy.ms),
+    ]
+    counts = [f"{_count(number, noun)} ({_summed(ms, busy)})" for number, noun, ms, busy in kinds if number]
     counts.append(_count(totals.errors, "error"))
     if summary.cancelled:
         counts.append(f"{summary.cancelled} cancelled")
@@ -147,6 +180,10 @@ def total_lines(summary: Summary) -> list[str]:
             f"Tokens: prompt {_known(totals.prompt_tokens)}, completion {_known(totals.completion_tokens)}, "
             f"total {_known(totals.total_tokens)}"
         )
+        if summary.wasted_tokens:
+            tokens += f", {summary.wasted_tokens} of them in calls that brought no answer"
+        if summary.cache_hits:
+            tokens += f"; {summary.cache_served_tokens} more served by the cache, not billed"
     return _bounded([", ".join(counts), tokens])
 
 
@@ -227,10 +264,16 @@ def _rounded(ms: int, unit: int) -> int:
     return (ms + unit // 2) // unit
 
 
-def _add_to(groups: dict[str, Group], name: str, event: Event) -> None:
+def _add_to(groups: dict[str, Group], name: str, event: Event, self_ms: int) -> None:
     if name not in groups:
         groups[name] = Group()
     groups[name].add(event)
+    groups[name].self_ms += self_ms
+
+
+def _summed(total_ms: int, busy_ms: int) -> str:
+    """Give the sum of durations, and the time in which any call ran where calls overlapped."""
+    return f"{total_ms}ms summed" + (f", {busy_ms}ms busy" if total_ms - busy_ms > _ROUNDING_MS else "")
 
 
 def _slower(event: Event) -> int:
@@ -249,6 +292,8 @@ def _section(title: str, items: list[str]) -> list[str]:
 def _describe(group: Group) -> str:
     parts = [_count(group.calls, "call"), _count(group.errors, "error")]
     parts += [f"{group.total_ms}ms total", f"{_rounded(group.total_ms, group.calls)}ms mean"]
+    if group.total_ms - group.self_ms > _ROUNDING_MS:
+        parts.append(f"{group.self_ms}ms self")
     if group.total_tokens is not None:
         parts.append(f"{group.total_tokens} tokens")
     return ", ".join(parts)

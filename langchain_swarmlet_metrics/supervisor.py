@@ -7,19 +7,21 @@ answers exactly as one that does not exist.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import functools
+import inspect
 import sqlite3
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from langchain_core.tools import StructuredTool
 
 from langchain_swarmlet_metrics import report
-from langchain_swarmlet_metrics.scrub import error_text
+from langchain_swarmlet_metrics.scrub import error_text, one_line
 from langchain_swarmlet_metrics.spawn import SpawnRefusedError
 from langchain_swarmlet_metrics.store import WorkerNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from langchain_core.tools import BaseTool
     from pydantic import ValidationError
@@ -35,6 +37,8 @@ WHOLE_FILE_LIMIT = 64_000
 """Bytes up to which ``read_worker_file`` gives a file whole and unadorned."""
 
 _LINES = 200
+_MATCHES = 50
+_SHOWN = 60
 _FIND = "Call list_workers to see the jobs there are."
 _STATUSES = ("created", "running", "success", "failed", "cancelled", "lost")
 
@@ -99,7 +103,7 @@ class _Reading:
         """
         text = str(job_id).strip()
         if not (text.isascii() and text.isdecimal() and int(text[:18]) > 0 and len(text) <= 18):  # noqa: PLR2004
-            msg = f"{error_text(text) if text else ''!r} is no job id; a job id is a number such as 1. {_FIND}"
+            msg = f"{_shown(text)} is no job id; job ids are whole numbers from 1 on. {_FIND}"
             raise ValueError(msg)
         missing = f"worker job {int(text)} not found. {_FIND}"
         try:
@@ -119,7 +123,7 @@ class _Reading:
     ) -> str:
         """Read a file from a worker's directory, such as 'metrics.jsonl' (one JSON line per LLM call and tool call).
 
-        A long file comes in parts: offset is the first line to read (from 0), limit how many lines.
+        A file over 64 kB comes in parts: offset is the first line to read (from 0), limit how many lines.
         """
         metadata = self.find(job_id)
         with self.store.open_file(metadata.worker_id, file_path) as file:
@@ -136,7 +140,7 @@ class _Reading:
         Optionally only those of a status (created, running, success, failed, cancelled, lost) or of the last hours.
         """
         if status is not None and status not in _STATUSES:
-            msg = f"{error_text(status)!r} is no status; use one of {', '.join(_STATUSES)}"
+            msg = f"{_shown(status)} is no status; use one of {', '.join(_STATUSES)}"
             raise ValueError(msg)
         found = self.store.list(
             owner_id=self.owner_id(), status=status, since_hours=since_hours, limit=min(max(limit, 1), 200)
@@ -158,12 +162,15 @@ class _Reading:
         if not pattern.strip():
             msg = "the pattern is empty; give a text to look for"
             raise ValueError(msg)
-        matches = list(self.store.search(pattern, owner_id=self.owner_id(), since_hours=since_hours))
+        matches = self.store.search(pattern, owner_id=self.owner_id(), since_hours=since_hours, limit=_MATCHES + 1)
         if not matches:
-            return f"No worker job mentions {error_text(pattern)!r}."
-        return "\n".join(
-            f"job {match.metadata.job_id}  {match.file}:{match.line_no}: {match.line}" for match in matches
-        )
+            return f"No worker job mentions {_shown(pattern)}."
+        lines = [
+            f"job {match.metadata.job_id}  {match.file}:{match.line_no}: {match.line}" for match in matches[:_MATCHES]
+        ]
+        if len(matches) > _MATCHES:
+            lines.append(f"[these are the newest {_MATCHES}, there are more; look for a longer text]")
+        return "\n".join(lines)
 
 
 class _Spawning:
@@ -189,16 +196,15 @@ class _Spawning:
 
     def cancel_worker(self, job_id: int | str) -> str:
         """Cancel a worker job that was spawned here and has not ended."""
-        metadata = self._reading.find(job_id)
-        if self._spawner.cancel(metadata.job_id or 0):
-            return f"Worker job {metadata.job_id} is cancelled."
-        status = self._reading.store.status(metadata)
+        number = self._reading.find(job_id).job_id or 0
+        status = self._spawner.cancel(number)
+        if status == "cancelled":
+            return f"Worker job {number} is cancelled."
+        if status is None:
+            status = self._reading.store.status(self._reading.find(number))
         if status in ("created", "running"):
-            return (
-                f"Error: worker job {metadata.job_id} was started elsewhere and can be cancelled only there. "
-                f"It is {status}."
-            )
-        return f"Worker job {metadata.job_id} has already ended: {status}."
+            return f"Error: worker job {number} was started elsewhere and can be cancelled only there. It is {status}."
+        return f"Worker job {number} has already ended: {status}."
 
 
 def _reading_tool(function: Callable[..., str]) -> StructuredTool:
@@ -216,7 +222,7 @@ def _tool(function: Callable[..., str], coroutine: Callable[..., Any]) -> Struct
         func=_answering(function),
         coroutine=_aanswering(coroutine),
         name=function.__name__,
-        description=function.__doc__,
+        description=inspect.getdoc(function),
         handle_validation_error=_invalid_arguments,
     )
 
@@ -256,6 +262,11 @@ def _invalid_arguments(error: ValidationError | Any) -> str:
     return f"Error: the arguments do not fit ({error_text(problems)}). Call the tool again with them corrected."
 
 
+def _shown(text: str) -> str:
+    """Quote what the model wrote, short enough that the sentence around it stays whole."""
+    return repr(one_line(text, _SHOWN))
+
+
 def _text(content: bytes, file_path: str) -> str:
     """Decode a file's content.
 
@@ -267,7 +278,7 @@ def _text(content: bytes, file_path: str) -> str:
             return content.decode()
         except UnicodeDecodeError:
             pass
-    msg = f"{error_text(file_path)!r} is not a text file and can't be shown"
+    msg = f"{_shown(file_path)} is not a text file and can't be shown"
     raise ValueError(msg)
 
 
@@ -276,7 +287,7 @@ def _part(file: BinaryIO, file_path: str, offset: int, limit: int) -> str:
     lines: list[bytes] = []
     size = 0
     at_end = True
-    for number, line in enumerate(iter(lambda: file.readline(WHOLE_FILE_LIMIT), b"")):
+    for number, line in enumerate(_lines(file)):
         if number < offset:
             continue
         if len(lines) == limit or size + len(line) > WHOLE_FILE_LIMIT:
@@ -285,7 +296,18 @@ def _part(file: BinaryIO, file_path: str, offset: int, limit: int) -> str:
         lines.append(line)
         size += len(line)
     if not lines:
-        return f"[{file_path} has no line {offset}; lines are counted from 0]"
+        return f"[{_shown(file_path)} has no line {offset}; lines are counted from 0]"
+    text = _text(b"".join(lines), file_path).removesuffix("\n")
     last = offset + len(lines)
     rest = "end of file" if at_end else f"read on with offset={last}"
-    return f"{_text(b''.join(lines), file_path).rstrip()}\n[lines {offset} to {last - 1} of {file_path}; {rest}]"
+    return f"{text}\n[lines {offset} to {last - 1} of {_shown(file_path)}; {rest}]"
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file's lines; one that is longer than a whole file may be comes in several, cut between characters."""
+    rest = b""
+    while piece := rest + file.readline(WHOLE_FILE_LIMIT - len(rest)):
+        is_cut = len(piece) == WHOLE_FILE_LIMIT and not piece.endswith(b"\n")
+        end = codecs.utf_8_decode(piece, "replace", False)[1] if is_cut else len(piece)
+        yield piece[:end]
+        rest = piece[end:]

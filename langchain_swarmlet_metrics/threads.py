@@ -1,4 +1,4 @@
-"""An executor of daemon threads: unfinished work in it does not keep the interpreter from exiting."""
+"""Executors: one of daemon threads, whose unfinished work keeps no interpreter from exiting, and one of no threads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ class DaemonExecutor(Executor):
         """Start a thread for the call and return its future."""
         future: Future[_T] = Future()
         threading.Thread(target=_settle, args=(future, fn, args, kwargs), daemon=True, name="swarmlet-worker").start()
+        return future
+
+
+class InlineExecutor(Executor):
+    """Run each call at once, in the caller's thread."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Run the call to its end and return its future."""
+        future: Future[_T] = Future()
+        _settle(future, fn, args, kwargs)
         return future
 
 

@@ -58,7 +58,7 @@ class Worker:
         self._writer: EventWriter | None = None
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._clock_ns: int | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._ended: _Ended | None = None
         self._text: str | None = None
         self._summary: str | None = None
@@ -194,10 +194,12 @@ class Worker:
     def cancel(self) -> None:
         """End the worker as cancelled, from any thread; its agent stops at its next LLM call or tool call."""
         error = CancelledError("cancelled on request")
-        if self._collector is None:
-            self._cancel_before_start(error)
-        elif self._stop(error):
-            self._collector.cancelled = True
+        with self._lock:
+            if self._clock_ns is None:
+                self._end_before_start(error)
+                return
+        if self._stop(error):
+            self.collector.cancelled = True
             self._complete()
 
     def __enter__(self) -> Self:
@@ -209,7 +211,11 @@ class Worker:
         self.close(error)
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
+        try:
+            await asyncio.to_thread(self.start)
+        except CancelledError:
+            await asyncio.to_thread(self.cancel)  # the thread has started it all the same
+            raise
         self._attach()
         return self
 
@@ -221,27 +227,44 @@ class Worker:
     # Its parts
 
     def create(self) -> None:
-        """Make the folder and the job number; done by the block itself unless the worker has to wait for its turn."""
-        if self._created is not None:
-            return
-        enclosing = collectors.get_metrics_collector()
-        self._created = self._runner.store.create(
-            self.task,
-            owner_id=self._runner.owner_id,
-            config=None if self._config is None else dict(self._config),
-            parent=None if enclosing is None else _parent_in(enclosing),
-            store_task=self._runner.store_task,
-        )
-        _alive.add(self)
+        """Make the folder and the job number; done by the block itself unless the worker has to wait for its turn.
+
+        Raises:
+            CancelledError: it has been cancelled.
+        """
+        with self._lock:
+            if self._created is not None:
+                return
+            self._refuse_after_end()
+            enclosing = collectors.get_metrics_collector()
+            self._created = self._runner.store.create(
+                self.task,
+                owner_id=self._runner.owner_id,
+                config=None if self._config is None else dict(self._config),
+                parent=None if enclosing is None else _parent_in(enclosing),
+                store_task=self._runner.store_task,
+            )
+            _alive.add(self)
 
     def start(self) -> None:
-        """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context."""
-        if self._collector is not None:
-            msg = f"Worker {self.worker_id} has been opened before; make a new one with runner.worker(...)"
-            raise RuntimeError(msg)
-        if self._ended is not None:
-            raise CancelledError(self._ended.error)
-        self.create()
+        """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context.
+
+        Raises:
+            CancelledError: it has been cancelled.
+        """
+        with self._lock:  # `cancel` comes before this or after it
+            if self._collector is not None:
+                msg = f"Worker {self.worker_id} has been opened before; make a new one with runner.worker(...)"
+                raise RuntimeError(msg)
+            self.create()
+            self._refuse_after_end()
+            try:
+                self._start()
+            except BaseException as error:
+                self._end_before_start(error)
+                raise
+
+    def _start(self) -> None:
         store = self._runner.store
         self._writer = store.writer(self.worker_id)
         self._collector = MetricsCollector(
@@ -253,6 +276,10 @@ class Worker:
         store.start(self.metadata)
         tokens.preload(settings.tiktoken_cache_dir())
         self._clock_ns = perf_counter_ns()
+
+    def _refuse_after_end(self) -> None:
+        if self._ended is not None:
+            raise CancelledError(self._ended.error)
 
     def _attach(self) -> None:
         self._tokens = (collectors.set_metrics_collector(self.collector), handler.attach())
@@ -274,13 +301,16 @@ class Worker:
         self._text = agents.text_of(self.result)
         return True
 
-    def _cancel_before_start(self, error: CancelledError) -> None:
-        with self._lock:
-            if self._ended is not None:
-                return
-            self._ended = _Ended("cancelled", 0, _describe(error))
+    def _end_before_start(self, error: BaseException) -> None:
+        """Write down that the worker never got to run; called with the lock held."""
+        if self._ended is not None:
+            return
+        self._ended = _Ended(_status_after(error), 0, _describe(error))
         if self._created is not None:
             self._write_down(self._ended)
+        if self._writer is not None:
+            self._writer.close()
+        _alive.discard(self)
 
     def _summarizer(self) -> Summarizer | None:
         """Return what shall write the summary, or None when there is nothing to sum up."""

@@ -16,9 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import certifi
 import openai
 import pytest
 from hypothesis import given
@@ -38,17 +36,6 @@ PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
 
 apis = pytest.mark.parametrize("api", ["chat", "responses"])
 ways = pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_certificate(tmp_path_factory):
-    """Trust one authority, for plain HTTP: each new client would spend 20 ms on loading all of them."""
-    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
-    path = tmp_path_factory.mktemp("certificates") / "one.pem"
-    path.write_text(first + end, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(path))
-        yield
 
 
 def chat_model(server, api="chat", **options):

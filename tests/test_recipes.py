@@ -223,6 +223,23 @@ def test_first_events_of_log(recording):
     assert len(events) == len(recording.events())
 
 
+def test_warnings_are_no_events(tmp_path, runner):
+    """A warning that repeats what a model, a tool or an error is called is not counted as an event."""
+    log = tmp_path / "workers.log"
+    configure_logging(log)
+
+    def broken(_event):
+        raise ValueError("tool_call_complete duration_ms=5 success=False event=x worker_id=y ")
+
+    noisy = WorkerRunner(runner.store.root, sinks=[lambda _worker: broken])
+    with noisy.worker("look") as worker:
+        worker.collector.record_tool_call(tool_name="look", start_ts=1.0, end_ts=1.007)
+    recording = Recording([worker.dir], log)
+    assert "WARNING" in log.read_text()
+    assert recording.run(SLOWEST_LOGGED).split() == ["7"]
+    assert len(recording.run(FIRST).splitlines()) == 1
+
+
 @pytest.mark.parametrize("names", [("gpt-5-mini", "look"), (ODD_MODEL, ODD_TOOL)], ids=["plain", "odd names"])
 def test_following_a_log_while_a_worker_runs(tmp_path, runner, names):
     """A person who follows the log sees each call of a kind as it ends, while the worker still runs."""

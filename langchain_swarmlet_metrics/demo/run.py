@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, TextIO
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
+from openai import OpenAIError
 
 from langchain_swarmlet_metrics import report
 from langchain_swarmlet_metrics.demo import model as stand_in
 from langchain_swarmlet_metrics.demo.cost import Stopwatch
 from langchain_swarmlet_metrics.demo.tools import TOOLS
+from langchain_swarmlet_metrics.events import timestamp
 from langchain_swarmlet_metrics.logs import configure_logging
 from langchain_swarmlet_metrics.runner import WorkerRunner
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.supervisor import SUPERVISOR_PROMPT_HINT
 from langchain_swarmlet_metrics.testing import OpenAIServer
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from langchain_core.messages import BaseMessage
+
+    from langchain_swarmlet_metrics.metadata import Metadata
 
 LOG_NAME = "demo.log"
 MODEL_NAME = "gpt-5-mini"
@@ -44,37 +50,52 @@ _REQUEST = """Have these done and tell me which worker was slowest:
 - Calculate (7*6)/(3-3)"""
 
 
-def main(root: Path, *, live: bool, out: TextIO = sys.stdout) -> int:
+def main(root: Path, *, live: bool, command: str = "swarmlet-metrics", out: TextIO | None = None) -> int:
     """Run the demonstration.
 
     Args:
         root: where the worker folders and the log go; they are left there.
         live: whether to use the real OpenAI API instead of the loopback stand-in.
-        out: where to print.
+        command: how to call the command line, for the lines that say how to look at the folders.
+        out: where to print; by default standard output.
 
     Returns:
         The exit status: 0 when the supervisor answered.
+
+    Raises:
+        ConnectionError: the model did not answer.
     """
+    out = out or sys.stdout
     runner = WorkerRunner(root)
     log = runner.store.root / LOG_NAME
     handler = configure_logging(log)
     log_starts_at = log.stat().st_size
-    with ExitStack() as stack:
-        stack.callback(handler.close)
-        page = stack.enter_context(_page_server())
-        model = stack.enter_context(_model(live=live, out=out))
+    began = timestamp(time.time_ns())
+    with closing(handler), Stopwatch() as stopwatch:
+        messages = _run_supervisor(runner, live=live, out=out)
+    workers = [found for found in runner.store.list(limit=200) if found.created_at >= began]
+    workers.sort(key=lambda found: found.job_id or 0)
+    _show(runner, messages, workers, out)
+    lines = log.read_bytes()[log_starts_at:].decode()
+    _section(out, "Tier 3, for developers: the log", lines.rstrip(), _following(log))
+    print(f"\nMetrics cost {stopwatch}.\n\nThe folders stay. Look at them:", file=out)
+    looking = f"  {command} --root {shlex.quote(str(root))}"
+    print(f"{looking} list\n{looking} show {workers[0].job_id if workers else 1}", file=out)
+    return 0
+
+
+def _run_supervisor(runner: WorkerRunner, *, live: bool, out: TextIO) -> Sequence[BaseMessage]:
+    """Let the supervisor delegate, and return the messages of its run."""
+    with _page_server() as page, _model(live=live, out=out) as model:
         worker = create_agent(model, TOOLS, system_prompt=_WORKER)
         tools = runner.supervisor_tools(worker=worker)
         supervisor = create_agent(model, tools, system_prompt=_SUPERVISOR)
-        with Stopwatch() as stopwatch:
+        try:
             state = supervisor.invoke({"messages": [HumanMessage(_REQUEST.format(url=page))]})
-    _show(runner, state["messages"], out)
-    lines = log.read_bytes()[log_starts_at:].decode()
-    _section(out, "Tier 3, for developers: the log", lines.rstrip(), f"tail -f {log} | grep llm_call_complete")
-    print(f"\nMetrics cost {stopwatch}.", file=out)
-    print(f"\nThe folders stay. Look at them:\n  swarmlet-metrics --root {root} list", file=out)
-    print(f"  swarmlet-metrics --root {root} show 1", file=out)
-    return 0
+        except OpenAIError as error:
+            msg = f"the model did not answer: {type(error).__name__}: {error_text(error)}"
+            raise ConnectionError(msg) from error
+        return state["messages"]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -94,23 +115,26 @@ def _model(*, live: bool, out: TextIO) -> Iterator[ChatOpenAI]:
         yield ChatOpenAI(model=MODEL_NAME, base_url=server.url, api_key="none-needed", stream_usage=True)  # type: ignore[arg-type]
 
 
-def _show(runner: WorkerRunner, messages: Sequence[BaseMessage], out: TextIO) -> None:
+def _show(runner: WorkerRunner, messages: Sequence[BaseMessage], workers: Sequence[Metadata], out: TextIO) -> None:
     """Print tier 1 and tier 2 as the supervisor's messages and the folders have them."""
     answers = [message for message in messages if isinstance(message, ToolMessage)]
     results = [message.text for message in answers if message.name == "read_worker_result"]
     digests = [message.text for message in answers if message.name == "read_worker_metrics"]
     _section(out, "Tier 1, always visible: what the supervisor saw", "\n\n---\n\n".join(results))
-    workers = runner.store.list(limit=max(len(results), 1))
-    paths = "\n".join(str(runner.store.root / found.worker_id / "metrics.jsonl") for found in reversed(workers))
+    paths = "\n".join(str(runner.store.root / found.worker_id / "metrics.jsonl") for found in workers)
     _section(out, "Tier 2, on demand: the digests it asked for", "\n\n---\n\n".join(digests), paths)
     asked = sum(len(message.tool_calls) for message in messages if isinstance(message, AIMessage))
     _section(out, f"The supervisor's answer, after {asked} tool calls", messages[-1].text)
-    _section(out, "The workers", "\n".join(report.line_text(runner.store, found) for found in reversed(workers)))
+    _section(out, "The workers", "\n".join(report.line_text(runner.store, found) for found in workers))
+
+
+def _following(log: Path) -> str:
+    return f"tail -f {shlex.quote(str(log))} | grep llm_call_complete"
 
 
 def _section(out: TextIO, title: str, *texts: str) -> None:
     print(f"\n=== {title} ===\n", file=out)
-    print("\n\n".join(texts), file=out)
+    print(report.for_terminal("\n\n".join(texts), out), file=out)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ _LARGEST = 10**12
 def disk_usage(path: str) -> str:
     """Say how full the disk is that holds a path."""
     usage = shutil.disk_usage(path)
-    return f"{path}: {usage.used / usage.total:.0%} used, {usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
+    share = usage.used / max(usage.total, 1)  # some file systems have no size
+    return f"{path}: {share:.0%} used, {usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
 
 
 @tool
@@ -36,7 +37,7 @@ def fetch_page(url: str) -> str:
         raise ValueError(msg)
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", parts.path or "/")
+        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
         response = connection.getresponse()
         return f"HTTP {response.status}: {response.read(_PAGE_LIMIT).decode(errors='replace')}"
     finally:
@@ -49,7 +50,8 @@ def calculate(expression: str) -> str:
     if len(expression) > _EXPRESSION_LIMIT:
         msg = f"the expression has {len(expression)} characters; {_EXPRESSION_LIMIT} are the most"
         raise ValueError(msg)
-    return f"{_value(ast.parse(expression, mode='eval').body):g}"
+    value = _value(ast.parse(expression, mode="eval").body)
+    return str(value) if isinstance(value, int) else f"{value:.12g}"
 
 
 _OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -63,8 +65,11 @@ _OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 def _value(node: ast.expr) -> float:
     """Evaluate an expression of numbers and the four operations, and nothing else."""
     match node:
-        case ast.Constant(value=int() | float() as number) if abs(number) <= _LARGEST:
-            return number
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            if abs(number) <= _LARGEST:
+                return number
+            msg = f"{number:g} is too large; {_LARGEST:g} is the largest number"
+            raise ValueError(msg)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:

@@ -1,0 +1,113 @@
+"""LangGraph: interrupt and resume, hand-offs, agents inside of agents, fan-out."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from langchain.agents import create_agent
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, Send, interrupt
+
+from langchain_swarmlet_metrics.testing.conformance.situations.situation import Situation
+from langchain_swarmlet_metrics.testing.conformance.situations.tools import adder, asking_for, scripted
+from langchain_swarmlet_metrics.testing.conformance.stage import question
+from langchain_swarmlet_metrics.testing.openai_wire import Reply
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from langchain_swarmlet_metrics.testing.conformance.stage import Stage
+
+
+async def _interrupt(stage: Stage) -> None:
+    async def ask_user(what: str) -> str:
+        """Ask the user."""
+        return str(interrupt(what))
+
+    model = stage.model(asking_for("ask_user", what="Which one?"), Reply(text="The red one."))
+    agent = create_agent(model, [stage.tool(ask_user)], checkpointer=InMemorySaver())
+    thread: RunnableConfig = {"configurable": {"thread_id": "1"}}
+    await stage.invoke(agent, question(), thread)
+    await stage.invoke(agent, Command(resume="red"), thread)
+
+
+async def _handoff(stage: Stage) -> None:
+    async def transfer_to_bob() -> Command[Any]:
+        """Hand over to Bob."""
+        return Command(graph=Command.PARENT, goto="bob", update={})
+
+    alice = create_agent(stage.model(asking_for("transfer_to_bob")), [stage.tool(transfer_to_bob)], name="alice")
+    bob = create_agent(stage.model(Reply(text="Bob here.")), [], name="bob")
+    graph = StateGraph(MessagesState)
+    graph.add_node("alice", alice)
+    graph.add_node("bob", bob)
+    graph.add_edge(START, "alice")
+    await stage.invoke(graph.compile(), question())
+
+
+async def _agent_as_tool(stage: Stage) -> None:
+    async def research(topic: str) -> str:
+        """Research a topic."""
+        answer = await stage.invoke_inside(inner, question(topic))
+        return str(answer["messages"][-1].text)
+
+    inner = create_agent(stage.model(scripted), [adder(stage)], name="researcher")
+    model = stage.model(asking_for("research", topic="sums"), Reply(text="It is ten."))
+    await stage.invoke(create_agent(model, [stage.tool(research)]), question())
+
+
+class _Topics(TypedDict):
+    texts: Annotated[list[str], operator.add]
+
+
+async def _fan_out(stage: Stage) -> None:
+    async def write(topic: dict[str, str]) -> dict[str, list[str]]:
+        return {"texts": [(await stage.invoke_inside(model, topic["topic"])).text]}
+
+    model = stage.model(lambda request: Reply(text=request.messages[-1]["content"]))
+    graph = StateGraph(_Topics)
+    graph.add_node("write", stage.node(write))
+    graph.add_conditional_edges(START, lambda _: [Send("write", {"topic": f"t{number}"}) for number in range(5)])
+    await stage.invoke(graph.compile(), {"texts": []})
+
+
+async def _passed_again(stage: Stage) -> None:
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await stage.invoke(model, state["messages"])]}
+
+    model = stage.model(Reply(text="x"))
+    graph = StateGraph(MessagesState)
+    graph.add_node("answer", stage.node(answer))
+    graph.add_edge(START, "answer")
+    await stage.invoke(graph.compile(), question())
+
+
+SITUATIONS = (
+    Situation(
+        name="interrupt and resume",
+        sentence="A tool interrupts its agent to ask the user, and runs again when the agent is resumed: one success.",
+        script=_interrupt,
+    ),
+    Situation(
+        name="hand-off",
+        sentence="A tool hands over to another agent with `Command(graph=Command.PARENT)`: nothing failed.",
+        script=_handoff,
+    ),
+    Situation(
+        name="agent as a tool",
+        sentence="A tool of an agent runs another agent, which calls three tools.",
+        script=_agent_as_tool,
+    ),
+    Situation(
+        name="fan-out",
+        sentence="A graph sends five topics to one node with `Send`; each calls the model.",
+        script=_fan_out,
+    ),
+    Situation(
+        name="handler passed again in a node",
+        sentence="A graph has the handler, and a node of it passes it to the model again.",
+        script=_passed_again,
+    ),
+)
