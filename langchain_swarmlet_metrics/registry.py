@@ -219,6 +219,7 @@ class Registry:
         jobs = sorted(self._scan(), key=lambda job: (job.created_at, job.worker_id))
 
         def build(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA:
                 connection.execute(statement)

@@ -64,6 +64,8 @@ class Summary(msgspec.Struct, kw_only=True):
     completeness: Completeness = msgspec.field(default_factory=Completeness)
     llm_ms: int = 0
     tool_ms: int = 0
+    llm_busy_ms: int = 0
+    tool_busy_ms: int = 0
     cancelled: int = 0
     wasted_tokens: int = 0
     cache_hits: int = 0
@@ -73,49 +75,65 @@ class Summary(msgspec.Struct, kw_only=True):
     by_tool: dict[str, Group] = msgspec.field(default_factory=dict)
     slowest: list[Event] = msgspec.field(default_factory=list)
     failures: list[Event] = msgspec.field(default_factory=list)
-    llm_busy: BusyTime = msgspec.field(default_factory=BusyTime)
-    tool_busy: BusyTime = msgspec.field(default_factory=BusyTime)
-    self_times: SelfTime = msgspec.field(default_factory=SelfTime)
+
+
+class Aggregator:
+    """Sum up events as they come; memory grows with the number of different names and gaps, hardly with the events."""
+
+    def __init__(self) -> None:
+        self._sums = Summary()
+        self._llm_busy = BusyTime()
+        self._tool_busy = BusyTime()
+        self._self_time = SelfTime()
+
+    @property
+    def summary(self) -> Summary:
+        """Return the sums so far."""
+        self._sums.llm_busy_ms = self._llm_busy.ms
+        self._sums.tool_busy_ms = self._tool_busy.ms
+        return self._sums
 
     def add(self, event: Event) -> None:
         """Count one event."""
-        self.totals.add(event)
-        self.completeness.add(event)
-        self.cancelled += event.outcome == "cancelled"
+        sums = self._sums
+        sums.totals.add(event)
+        sums.completeness.add(event)
+        sums.cancelled += event.outcome == "cancelled"
         start_us, end_us = interval(event)
-        self_ms = self.self_times.of(event, start_us, end_us)
+        self_ms = self._self_time.of(event, start_us, end_us)
         if isinstance(event, LLMCall):
-            self.llm_ms += event.duration_ms
-            self.llm_busy.add(start_us, end_us)
+            sums.llm_ms += event.duration_ms
+            self._llm_busy.add(start_us, end_us)
             self._add_to_ledgers(event)
-            _add_to(self.by_phase, event.phase, event, self_ms)
-            _add_to(self.by_model, event.model, event, self_ms)
+            _add_to(sums.by_phase, event.phase, event, self_ms)
+            _add_to(sums.by_model, event.model, event, self_ms)
         else:
-            self.tool_ms += event.duration_ms
-            self.tool_busy.add(start_us, end_us)
-            _add_to(self.by_tool, event.tool, event, self_ms)
-        insort(self.slowest, event, key=_slower)
-        del self.slowest[LISTED_CALLS:]
-        if event.failed and len(self.failures) < LISTED_CALLS:
-            self.failures.append(event)
+            sums.tool_ms += event.duration_ms
+            self._tool_busy.add(start_us, end_us)
+            _add_to(sums.by_tool, event.tool, event, self_ms)
+        if len(sums.slowest) < LISTED_CALLS or event.duration_ms > sums.slowest[-1].duration_ms:
+            insort(sums.slowest, event, key=_slower)
+            del sums.slowest[LISTED_CALLS:]
+        if event.failed and len(sums.failures) < LISTED_CALLS:
+            sums.failures.append(event)
 
     def _add_to_ledgers(self, event: LLMCall) -> None:
         tokens = event.total_tokens
         if tokens is None:
             tokens = (event.prompt_tokens or 0) + (event.completion_tokens or 0)
         if event.cache_hit:
-            self.cache_hits += 1
-            self.cache_served_tokens += tokens
+            self._sums.cache_hits += 1
+            self._sums.cache_served_tokens += tokens
         elif event.success is False:
-            self.wasted_tokens += tokens
+            self._sums.wasted_tokens += tokens
 
 
 def summarize(events: Iterable[Event]) -> Summary:
-    """Sum up events in one pass; memory grows with the number of different names, not of events."""
-    summary = Summary()
+    """Sum up events in one pass."""
+    aggregator = Aggregator()
     for event in events:
-        summary.add(event)
-    return summary
+        aggregator.add(event)
+    return aggregator.summary
 
 
 def digest(
@@ -167,8 +185,8 @@ def total_lines(summary: Summary) -> list[str]:
             "If any have finished, the callbacks were not passed on to the agent.",
         ]
     kinds = [
-        (totals.llm_calls, "LLM call", summary.llm_ms, summary.llm_busy.ms),
-        (totals.tool_calls, "tool call", summary.tool_ms, summary.tool_busy.ms),
+        (totals.llm_calls, "LLM call", summary.llm_ms, summary.llm_busy_ms),
+        (totals.tool_calls, "tool call", summary.tool_ms, summary.tool_busy_ms),
     ]
     counts = [f"{_count(number, noun)} ({_summed(ms, busy)})" for number, noun, ms, busy in kinds if number]
     counts.append(_count(totals.errors, "error"))

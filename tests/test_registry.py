@@ -182,7 +182,7 @@ def test_a_journal_left_over_is_not_played(path):
         assert process.stdout.readline() == "open\n"
         process.kill()
         process.wait(timeout=30)
-    assert path.with_name("index.sqlite3-journal").stat().st_size > 100_000
+    assert path.with_name("index.sqlite3-wal").stat().st_size > 100_000
     path.unlink()
     assert jobs.list() == FOLDERS[::-1]
     assert list(path.parent.iterdir()) == [path]

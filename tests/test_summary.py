@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_swarmlet_metrics.events import LLMCall, ToolCall
+from langchain_swarmlet_metrics.events import LLMCall, ToolCall, timestamp
 from langchain_swarmlet_metrics.metadata import Completeness, Metadata
 from langchain_swarmlet_metrics.summary import (
     LISTED_CALLS,
     LISTED_GROUPS,
+    Aggregator,
     Group,
     Summary,
     digest,
@@ -27,16 +30,26 @@ from langchain_swarmlet_metrics.summary import (
 NASTY = "a\nb\x1b[31m\u2028\u202e\ud800 é" * 50
 
 
+clock_ms = count(10**12, 2 * 10**6)
+
+
+def times(ms):
+    """Return the times of a call that overlaps with no other."""
+    start_ms = next(clock_ms)
+    end_ms = start_ms + min(ms, 10**6)
+    return {"start_ts": timestamp(start_ms * 10**6), "end_ts": timestamp(end_ms * 10**6), "duration_ms": ms}
+
+
 def llm(phase="initial", ms=10, tokens=None, model="gpt-5-mini", **fields) -> LLMCall:
     """Return an LLM call with ``(prompt, completion)`` tokens."""
     if tokens:
         fields |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return LLMCall(phase=phase, model=model, start_ts="", end_ts="", duration_ms=ms, **fields)
+    return LLMCall(phase=phase, model=model, **(times(ms) | fields))
 
 
 def tool(name="ssh_exec", ms=10, success=True, **fields) -> ToolCall:
     """Return a tool call."""
-    return ToolCall(tool=name, start_ts="", end_ts="", duration_ms=ms, success=success, **fields)
+    return ToolCall(tool=name, success=success, **(times(ms) | fields))
 
 
 def worker(**fields) -> Metadata:
@@ -145,10 +158,19 @@ def test_a_group_adds_up_the_calls_of_its_name():
     """A group has the calls, errors, times and tokens of its own calls only."""
     summary = summarize([llm("a", 5, (1, 2)), llm("a", 7, success=False, error="x"), llm("b", 1, (0, 0)), tool()])
     assert summary.by_phase == {
-        "a": Group(llm_calls=2, errors=1, total_ms=12, max_ms=7, prompt_tokens=1, completion_tokens=2, total_tokens=3),
-        "b": Group(llm_calls=1, total_ms=1, max_ms=1, prompt_tokens=0, completion_tokens=0, total_tokens=0),
+        "a": Group(
+            llm_calls=2,
+            errors=1,
+            total_ms=12,
+            self_ms=12,
+            max_ms=7,
+            prompt_tokens=1,
+            completion_tokens=2,
+            total_tokens=3,
+        ),
+        "b": Group(llm_calls=1, total_ms=1, self_ms=1, max_ms=1, prompt_tokens=0, completion_tokens=0, total_tokens=0),
     }
-    assert summary.by_tool == {"ssh_exec": Group(tool_calls=1, total_ms=10, max_ms=10)}
+    assert summary.by_tool == {"ssh_exec": Group(tool_calls=1, total_ms=10, self_ms=10, max_ms=10)}
     assert [group.calls for group in summary.by_model.values()] == [3]
 
 
@@ -241,9 +263,10 @@ events_lists = st.lists(llm_calls | tool_calls, max_size=20)
 def test_sums_do_not_depend_on_the_order_of_events(orders):
     """The same events in any order give the same sums, overall and by name."""
     ordered, shuffled = (summarize(events) for events in orders)
+    slowest = [[event.duration_ms for event in summary.slowest] for summary in (ordered, shuffled)]
+    assert slowest[0] == slowest[1]
     for summary in (ordered, shuffled):
-        summary.failures.clear()
-        summary.slowest = [tool(ms=event.duration_ms) for event in summary.slowest]
+        summary.failures = summary.slowest = []
     assert ordered == shuffled
 
 
@@ -268,10 +291,11 @@ def test_groups_partition_the_totals(events):
 @given(events_lists)
 def test_a_summary_can_be_kept_up_event_by_event(events):
     """Adding events one by one is the same as summing them up at the end, as for a worker that still runs."""
-    summary = Summary()
+    aggregator = Aggregator()
     for event in events:
-        summary.add(event)
-    assert summary == summarize(events)
+        aggregator.add(event)
+        _ = aggregator.summary
+    assert aggregator.summary == summarize(events)
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300) | st.just(NASTY))
@@ -340,3 +364,43 @@ def test_one_line_escapes_and_cuts(text, limit, line):
 def test_a_summary_is_plain_data():
     """A summary encodes to JSON, for whoever shows it elsewhere."""
     assert msgspec.json.decode(msgspec.json.encode(summarize(BACKUP)), type=Summary) == summarize(BACKUP)
+
+
+def test_overlapping_calls_are_busy_once():
+    """Five tools of a second at once are five seconds summed and one second busy, labelled apart."""
+    at_once = times(1000)
+    summary = summarize([tool("meet", **at_once) for _ in range(5)])
+    assert (summary.tool_ms, summary.tool_busy_ms) == (5000, 1000)
+    assert total_lines(summary)[0] == "5 tool calls (5000ms summed, 1000ms busy), 0 errors"
+
+
+def test_a_tool_that_calls_a_model_has_its_own_time():
+    """A tool of 101 ms that holds an LLM call of 100 ms took 1 ms itself; tokens count once."""
+    whole = times(101)
+    inner = whole | {"end_ts": whole["end_ts"].replace(".101000Z", ".100000Z"), "duration_ms": 100}
+    summary = summarize([llm(tokens=(10, 5), id=2, parent_id=1, **inner), tool("delegate", id=1, **whole)])
+    assert (summary.by_tool["delegate"].total_ms, summary.by_tool["delegate"].self_ms) == (101, 1)
+    assert summary.by_phase["initial"].self_ms == 100
+    assert summary.totals.total_tokens == 15
+    assert "1ms self" in group_lines("Tool calls by tool", summary.by_tool)[-1]
+
+
+def test_ledgers():
+    """Tokens are billed, wasted in calls that brought no answer, served by the cache, or not known: never mixed up."""
+    summary = summarize(
+        [
+            llm(tokens=(10, 5)),
+            llm(tokens=(7, 1), success=False, error="x"),
+            llm(tokens=(3, 0), success=False, outcome="cancelled"),
+            llm(tokens=(100, 50), cache_hit=True),
+            llm(usage_source="missing"),
+        ]
+    )
+    assert summary.totals.total_tokens == 26
+    assert summary.wasted_tokens == 11
+    assert (summary.cache_hits, summary.cache_served_tokens) == (1, 150)
+    assert summary.completeness.calls_without_usage == 1
+    assert total_lines(summary)[1] == (
+        "Tokens: prompt 20, completion 6, total 26, 11 of them in calls that brought no answer; "
+        "150 more served by the cache, not billed"
+    )

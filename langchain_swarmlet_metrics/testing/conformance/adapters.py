@@ -1,11 +1,12 @@
-"""Adapters: how to attach a handler, and how to read what it recorded. Here the protocol and those without spans."""
+"""Adapters: how to attach a handler, and how to read what it recorded. Here the base class and those without spans."""
 
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 
@@ -27,23 +28,29 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.worker import Worker
 
 
-class Adapter(Protocol):
+class Adapter(ABC):
     """Attach a handler to a run and read what it recorded; used for one run after the other, never for two at once."""
 
     name: str
     """Of the handler, as reports show it."""
 
+    leaves_out: frozenset[str] = frozenset()
+    """Names of situations in which the handler by design records nothing."""
+
+    @abstractmethod
     def attach(self) -> AbstractContextManager[object]:
         """Begin a run with empty records; leaving the block means that the run has ended."""
 
+    @abstractmethod
     def handlers(self) -> Sequence[BaseCallbackHandler]:
         """Return what goes into ``callbacks=[...]`` of the run, new at each call; empty if it attaches itself."""
 
+    @abstractmethod
     def observed(self) -> Observed:
         """Return what was recorded of the run that has ended, after everything pending has been written."""
 
 
-class SwarmletAdapter:
+class SwarmletAdapter(Adapter):
     """Read this project's records: the ``metrics.jsonl`` of a worker block."""
 
     name = "langchain-swarmlet-metrics"
@@ -116,10 +123,11 @@ def _open_calls() -> int:
     return len(inflight.calls) + len(inflight._enclosing)  # noqa: SLF001 - a conformance suite may look inside
 
 
-class UsageMetadataAdapter:
+class UsageMetadataAdapter(Adapter):
     """Read the sums of ``langchain_core.callbacks.UsageMetadataCallbackHandler``, whose only job they are."""
 
     name = "UsageMetadataCallbackHandler"
+    leaves_out = frozenset({"completion model"})  # it reads chat messages
 
     def __init__(self) -> None:
         self._made: list[UsageMetadataCallbackHandler] = []

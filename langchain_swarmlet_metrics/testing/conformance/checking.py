@@ -44,9 +44,9 @@ def findings(
             run.join(limit_s)
             if run.is_alive():
                 ended = Comparison("the run", "wrong", f"did not end within {limit_s:g} s", "an end")
-                yield _finding(situation, mode, ended)
+                yield _finding(adapter, situation, mode, ended)
                 return  # its thread still holds the adapter
-            yield from (_finding(situation, mode, comparison) for comparison in run.comparisons)
+            yield from (_finding(adapter, situation, mode, comparison) for comparison in run.comparisons)
 
 
 class _Run(threading.Thread):
@@ -71,9 +71,11 @@ class _Run(threading.Thread):
         self.comparisons = list(compare(self._adapter.observed(), truth))
 
 
-def _finding(situation: Situation, mode: Mode, comparison: Comparison) -> Finding:
+def _finding(adapter: Adapter, situation: Situation, mode: Mode, comparison: Comparison) -> Finding:
     verdict, note = comparison.verdict, comparison.note
-    if verdict == "wrong" and situation.disputed and comparison.check != "the run":
+    if comparison.check != "the run" and situation.name in adapter.leaves_out:
+        verdict, note = "not its job", None
+    elif comparison.check != "the run" and verdict == "wrong" and situation.disputed:
         verdict, note = "unclear", situation.disputed
     return Finding(
         situation=situation.name,

@@ -10,11 +10,12 @@ import itertools
 import json
 import threading
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from langchain_swarmlet_metrics.testing.conformance.adapters import Adapter
 from langchain_swarmlet_metrics.testing.conformance.observed import LLMRecord, Observed, Status, Tokens, ToolRecord
 
 if TYPE_CHECKING:
@@ -74,10 +75,8 @@ class SpanLog:
         return True
 
 
-class SpanAdapter(ABC):
+class SpanAdapter(Adapter):
     """Read the spans of a run; a subclass attaches its handler and says what a span's attributes mean."""
-
-    name: str
 
     def __init__(self) -> None:
         sdk = import_module("opentelemetry.sdk.trace")
@@ -234,12 +233,14 @@ class LangfuseAdapter(SpanAdapter):
         self._exporters = import_module("opentelemetry.sdk.trace.export.in_memory_span_exporter")
         self._runs = itertools.count(1)
         self._key = ""
+        self._made: list[Any] = []
         self._client: Any = None
 
     @contextmanager
     def attach(self) -> Iterator[None]:
         """Begin with a client of its own, which exports into memory."""
         self.log.clear()
+        self._made = []
         self._key = f"pk-{next(self._runs)}"
         self._client = self._langfuse.Langfuse(
             public_key=self._key,
@@ -251,8 +252,9 @@ class LangfuseAdapter(SpanAdapter):
         yield
 
     def handlers(self) -> list[BaseCallbackHandler]:
-        """Return a new handler."""
-        return [self._handler(public_key=self._key)]
+        """Return a new handler; as in an application, it lives on."""
+        self._made.append(self._handler(public_key=self._key))
+        return [self._made[-1]]
 
     def flush(self) -> None:
         """Flush the client."""

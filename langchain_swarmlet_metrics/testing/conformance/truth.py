@@ -25,12 +25,14 @@ class Notes:
         cache_hits: Answers that LangChain's cache gave; no request reached the server.
         unanswered: How a call ended whose answer the client did not wait for.
         untold: LangChain reports no end of the calls that did not fail, so only failures are compared.
+        broken_off: The run raised or was closed early, even where every call in it succeeded.
     """
 
     tool_calls: list[tuple[str, Status]] = field(default_factory=list)
     cache_hits: int = 0
     unanswered: Literal["cancelled", "error"] = "cancelled"
     untold: bool = False
+    broken_off: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Truth:
         models: Names under which a call may be recorded: as asked for and as answered.
         cache_hits: Calls that may be recorded beyond ``llm_calls``.
         untold: Whether only failures are compared.
+        went_well: Whether nothing failed, was cancelled or broken off.
     """
 
     llm_calls: Counter[str]
@@ -52,25 +55,22 @@ class Truth:
     models: frozenset[str]
     cache_hits: int = 0
     untold: bool = False
-
-    @property
-    def nothing_failed(self) -> bool:
-        """Tell whether no call failed or was cancelled."""
-        return not any(
-            calls[status] for calls in (self.llm_calls, self.tool_calls) for status in ("error", "cancelled")
-        )
+    went_well: bool = True
 
 
 def truth_of(requests: Iterable[Request], notes: Notes) -> Truth:
     """Return what a right handler records, given every request that the servers saw, after they were closed."""
     seen = list(requests)
+    llm_calls: Counter[str] = Counter(_status(request, notes) for request in seen)
+    tool_calls: Counter[str] = Counter(status for _, status in notes.tool_calls)
     return Truth(
-        llm_calls=Counter(_status(request, notes) for request in seen),
-        tool_calls=Counter(status for _, status in notes.tool_calls),
+        llm_calls=llm_calls,
+        tool_calls=tool_calls,
         tokens=sum((_reported(request) for request in seen), Tokens()),
         models=frozenset(name for request in seen for name in (request.model, _answered_model(request)) if name),
         cache_hits=notes.cache_hits,
         untold=notes.untold,
+        went_well=not notes.broken_off and {*llm_calls, *tool_calls} <= {"ok", "interrupted"},
     )
 
 

@@ -134,7 +134,7 @@ def _compare_other_errors(number: int | None, truth: Truth) -> Comparison:
     """Compare what chains say; where a call failed or was cancelled, the chains around it may say so too."""
     if number is None:
         return Comparison("other errors", "not its job", "", "no chain failed")
-    wrong = number > 0 and truth.nothing_failed
+    wrong = number > 0 and truth.went_well
     recorded = f"{number} chain{'s' if number > 1 else ''} failed"
     return Comparison("other errors", "wrong" if wrong else "right", recorded, "no chain failed")
 

@@ -120,6 +120,8 @@ async def _unknown(stage: Stage) -> None:
     stage.notes.tool_calls.append(("subtract", "error"))
 
 
+_RETURNED = "The tool returned, if with a `ToolMessage` of status `error`; not everybody calls that a failed call."
+
 SITUATIONS = (
     Situation(
         name="agent with parallel tools",
@@ -136,6 +138,7 @@ SITUATIONS = (
         name="tool error handled by the tool",
         sentence="A tool with `handle_tool_error=True` raises ToolException; the model reads an error message.",
         script=_handled,
+        disputed=_RETURNED,
     ),
     Situation(
         name="tool error handled by the graph",
@@ -146,6 +149,7 @@ SITUATIONS = (
         name="tool answers with an error",
         sentence='A tool returns `ToolMessage(status="error")`.',
         script=_answers_error,
+        disputed=_RETURNED,
     ),
     Situation(
         name="bad tool arguments",

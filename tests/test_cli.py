@@ -1,0 +1,244 @@
+"""The command line, in this process and in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langchain_swarmlet_metrics import __version__, cli
+from langchain_swarmlet_metrics.runner import WorkerRunner
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def workers(runner):
+    """Return three workers: one that went well, one that failed, one that talks to the terminal."""
+    return [
+        runner.run(lambda _task: "The result is 42.", "calculate 7*6"),
+        runner.run(int, "fail"),
+        runner.run(lambda _task: "\x1b[2Jgone\r\x07\u202e", "clear\x1b[2J"),
+    ]
+
+
+def run(capsys, *arguments):
+    """Run a command and return its exit status, what it printed, and its errors."""
+    status = cli.main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def process(*arguments, **options):
+    """Start the command in a process of its own."""
+    command = [sys.executable, "-W", "error", "-m", "langchain_swarmlet_metrics.cli", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_list(workers, runner, capsys):
+    """The list shows a worker on a line, newest first, of the root that the environment names."""
+    status, out, errors = run(capsys, "list")
+    assert (status, errors) == (0, "")
+    third, second, first = out.splitlines()
+    assert re.fullmatch(rf"job 1  success  \d+ms  {workers[0].worker_id}  calculate 7\*6", first)
+    assert re.fullmatch(rf"job 2  failed  \d+ms  {workers[1].worker_id}  fail error: ValueError: .*", second)
+    assert third.startswith("job 3  success  ")
+    assert run(capsys, "--root", runner.store.root, "list") == (0, out, "")
+
+
+def test_list_options(workers, capsys):
+    """The list can be cut short and narrowed."""
+    assert run(capsys, "list", "--limit", 1)[1].startswith("job 3 ")
+    assert run(capsys, "list", "--limit", -1)[1].startswith("job 3 ")
+    assert run(capsys, "list", "--status", "failed")[1].startswith("job 2 ")
+    assert run(capsys, "list", "--status", "success", "--since-hours", 1)[1].count("job") == 2
+    assert "No workers in " in run(capsys, "list", "--since-hours", -1)[1]
+
+
+def test_list_of_nothing(runner, capsys):
+    """An empty root says so, with its path."""
+    assert run(capsys, "list") == (0, f"No workers in {runner.store.root}.\n", "")
+
+
+def test_show(workers, capsys):
+    """A worker is shown with its tier 1 text, its digest and the path of its events."""
+    status, out, errors = run(capsys, "show", 1)
+    assert (status, errors) == (0, "")
+    assert out.startswith(f"Result from worker job 1 (worker {workers[0].worker_id}):\n\nExecution time: ")
+    assert "\n\nThe result is 42.\n\nWorker " in out
+    assert f"Worker {workers[0].worker_id} (job 1): success\n" in out
+    assert out.endswith(f"\n\n{workers[0].dir / 'metrics.jsonl'}\n")
+    assert "This worker failed at " in run(capsys, "show", 2)[1]
+
+
+def test_terminal_is_not_steered(workers, capsys):
+    """What a model wrote cannot steer the terminal."""
+    shown, listed = run(capsys, "show", 3)[1], run(capsys, "list")[1]
+    assert "\n\\x1b[2Jgone\\r\\x07\\u202e\n" in shown
+    assert "  clear\\x1b[2J\n" in listed
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown + listed)
+
+
+@pytest.mark.parametrize("job", [99, 0, -1, 10**30])
+def test_show_unknown(workers, runner, capsys, job):
+    """An unknown job is an error that says where it was looked for and how to find the right one."""
+    status, out, errors = run(capsys, "show", job)
+    assert (status, out) == (1, "")
+    assert errors == (
+        f"swarmlet-metrics: there is no worker job {job} in {runner.store.root}; "
+        "`swarmlet-metrics list` shows which there are\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["show"], "the following arguments are required: JOB"),
+        (["show", "abc"], "argument JOB: invalid int value: 'abc'"),
+        (["list", "--status", "done"], "argument --status: invalid choice: 'done'"),
+        (["list", "--limit", "many"], "argument --limit: invalid int value: 'many'"),
+    ],
+)
+def test_arguments_that_do_not_fit(capsys, arguments, problem):
+    """Arguments that make no sense are refused with the usage."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert problem in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    """Version and help are printed; the help names the commands and the environment's variable."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("list", "show", "demo", "$SWARMLET_DATA_PATH"))
+
+
+def test_root_that_cannot_be_written(tmp_path, capsys):
+    """A root that can't be used is an error with path, reason and the variable, on one line."""
+    (tmp_path / "file").touch()
+    status, out, errors = run(capsys, "--root", tmp_path / "file", "list")
+    assert (status, out) == (1, "")
+    assert errors.startswith("swarmlet-metrics: ")
+    assert all(part in errors for part in (str(tmp_path / "file"), "SWARMLET_DATA_PATH"))
+    assert errors.count("\n") == 1
+    assert run(capsys, "--root", tmp_path / "file" / "below", "demo")[0] == 1
+
+
+def test_no_number_of_hours(workers, capsys):
+    """Hours that are no number are an error, not a traceback."""
+    status, out, errors = run(capsys, "list", "--since-hours", "nan")
+    assert (status, out) == (1, "")
+    assert errors.startswith("swarmlet-metrics: ")
+
+
+def test_live_needs_a_key(capsys):
+    """The live demonstration needs a key and says so before it does anything."""
+    assert run(capsys, "demo", "--live") == (
+        1,
+        "",
+        "swarmlet-metrics: --live needs OPENAI_API_KEY in the environment\n",
+    )
+
+
+def test_reader_that_has_seen_enough(workers):
+    """When nobody reads on, as with `| head`, the command ends quietly."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with process("list", stdout=write_end) as listing:
+        os.close(write_end)
+        _, errors = listing.communicate(timeout=20)
+    assert (listing.returncode, errors) == (0, "")
+
+
+def test_head(tmp_path):
+    """A long list piped into `head` ends well."""
+    runner = WorkerRunner(tmp_path / "workers")
+    runner.run(lambda _task: "line\n" * 100_000, "talk")
+    with process("show", 1, stdout=subprocess.PIPE) as showing:
+        first = showing.stdout.readline()
+        showing.stdout.close()
+        errors = showing.stderr.read()
+        assert showing.wait(20) == 0
+    assert first.startswith("Result from worker job 1 ")
+    assert errors == ""
+
+
+def test_output_of_few_characters(workers, runner):
+    """A terminal that has only ASCII gets escapes, not an error."""
+    runner.run(lambda _task: "größer … \U0001f41d", "grüßen")
+    with process("show", 4, stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"}) as showing:
+        out, errors = showing.communicate(timeout=20)
+    assert (showing.returncode, errors) == (0, "")
+    assert "gr\\xf6\\xdfer \\u2026 \\U0001f41d" in out
+
+
+NO_LANGCHAIN = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("langchain", "langchain_core", "langchain_openai", "langgraph", "openai"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from langchain_swarmlet_metrics.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def without_langchain(*arguments):
+    """Run a command in a process that has no LangChain."""
+    command = [sys.executable, "-W", "error", "-c", NO_LANGCHAIN, *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_demo_without_langchain():
+    """Without LangChain the demonstration says what to install."""
+    answer = without_langchain("demo")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == (
+        "swarmlet-metrics: the demo needs langchain; run: pip install 'langchain-swarmlet-metrics[demo]'\n"
+    )
+
+
+def test_files_can_be_read_without_langchain(workers):
+    """List and show need no LangChain."""
+    listed, shown = without_langchain("list"), without_langchain("show", "1")
+    assert (listed.returncode, listed.stderr, listed.stdout.count("job ")) == (0, "", 3)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "The result is 42." in shown.stdout
+
+
+def test_installed_command(workers):
+    """The installed command does what the module does."""
+    command = shutil.which("swarmlet-metrics", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("the package is not installed")
+    answer = subprocess.run([command, "list"], capture_output=True, text=True, timeout=20, check=True)
+    assert answer.stdout.count("job ") == 3
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [
+        ("/opt/some where/bin/swarmlet-metrics", "'/opt/some where/bin/swarmlet-metrics'"),
+        (".venv/bin/swarmlet-metrics", ".venv/bin/swarmlet-metrics"),
+        ("C:/Scripts/swarmlet-metrics.exe", "C:/Scripts/swarmlet-metrics.exe"),
+        ("/usr/lib/python3/site-packages/langchain_swarmlet_metrics/cli.py", "swarmlet-metrics"),
+        ("-c", "swarmlet-metrics"),
+    ],
+)
+def test_command_lines_to_copy(monkeypatch, called, shown):
+    """Command lines that are printed to be copied begin as this one was called, which need not be on the PATH."""
+    monkeypatch.setattr(sys, "argv", [called, "demo"])
+    assert cli._called_as() == shown
