@@ -10,7 +10,7 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs, tokens
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer, Usage
 from langchain_swarmlet_metrics.collector import current_phase
-from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, span
+from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span
 from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 
@@ -83,7 +83,7 @@ class OpenLLMCall(OpenCall):
                 error=ending.error,
                 error_type=ending.error_type,
                 outcome=ending.outcome,
-                ttft_ms=None if self.ttft_ns is None else (self.ttft_ns + 500_000) // 1_000_000,
+                ttft_ms=None if self.ttft_ns is None else milliseconds(self.ttft_ns),
                 cached_tokens=usage.cached,
                 cache_write_tokens=usage.cache_write,
                 reasoning_tokens=usage.reasoning,

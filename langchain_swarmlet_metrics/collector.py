@@ -17,7 +17,7 @@ from langchain_swarmlet_metrics.metadata import Completeness, Totals
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from langchain_swarmlet_metrics.store import ArtifactStore
 
@@ -39,6 +39,7 @@ class MetricsCollector:
         writer: the sink that writes ``metrics.jsonl``; without one, events are held until `flush`.
         sinks: what else takes each event, after the file and the log.
         parent: the collector of the worker that this one is nested in.
+        on_late: called after each call that starts when the worker has ended and is only counted.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MetricsCollector:
         writer: Sink | None = None,
         sinks: Iterable[Sink] = (),
         parent: MetricsCollector | None = None,
+        on_late: Callable[[], object] | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.parent = parent
@@ -63,6 +65,7 @@ class MetricsCollector:
         self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, logs.LogSink(worker_id), *sinks)
         self._failed_sinks: set[int] = set()
         self._last_late: object = None
+        self._on_late = on_late
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._key = uuid4().hex
@@ -121,6 +124,8 @@ class MetricsCollector:
                 "Await background work inside the worker block.",
                 self.worker_id,
             )
+        if self._on_late is not None:
+            self._on_late()
 
     def record_llm_call(
         self,

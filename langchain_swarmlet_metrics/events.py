@@ -165,6 +165,11 @@ def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
     return _timestamp(start_us), _timestamp(start_us + elapsed_us), (elapsed_us + 500) // 1000
 
 
+def milliseconds(elapsed_ns: int) -> int:
+    """Return the ``duration_ms`` that `span` gives a call that took so many nanoseconds."""
+    return (max(elapsed_ns + 500, 0) // 1000 + 500) // 1000
+
+
 def _timestamp(time_us: int) -> str:
     seconds, micros = divmod(time_us, 1_000_000)
     return f"{_second(seconds)}{micros:06d}Z"

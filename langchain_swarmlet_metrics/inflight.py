@@ -13,8 +13,9 @@ from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_swarmlet_metrics import _langchain as facts
-from langchain_swarmlet_metrics.collector import MetricsCollector
+from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
 from langchain_swarmlet_metrics.events import Outcome, span
+from langchain_swarmlet_metrics.metadata import Parent
 from langchain_swarmlet_metrics.scrub import error_text
 
 if TYPE_CHECKING:
@@ -188,10 +189,14 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
             call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
 
 
-def enclosing_event(run: int | None) -> tuple[MetricsCollector, int] | None:
-    """Return the collector and id of the open call that a run is or runs inside of, or None."""
-    call = _enclosing_call(run)
-    return None if call is None or call.id is None else (call.collector, call.id)
+def enclosing_worker() -> Parent | None:
+    """Name whoever starts a worker in this context: the current worker, and its call that is open here."""
+    current = get_metrics_collector()
+    if current is None or current.worker_id is None:
+        return None
+    call = _enclosing_call(facts.current_run())
+    event_id = call.id if call is not None and call.collector is current else None
+    return Parent(worker_id=current.worker_id, event_id=event_id)
 
 
 def _enclosing_call(run: int | None) -> OpenCall | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from langchain_swarmlet_metrics import metadata as schema
 from langchain_swarmlet_metrics import settings
 from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter, is_locked
-from langchain_swarmlet_metrics.events import parse_timestamp, timestamp
+from langchain_swarmlet_metrics.events import parse_timestamp, span, timestamp
 from langchain_swarmlet_metrics.folder import (
     INFLIGHT_FILE,
     METADATA_FILE,
@@ -138,7 +138,7 @@ class ArtifactStore:
         metadata: Metadata,
         *,
         status: Status,
-        duration_ms: int,
+        elapsed_ns: int,
         result: str | None = None,
         error: str | None = None,
         summary: str | None = None,
@@ -148,17 +148,16 @@ class ArtifactStore:
         Each file is written even if the one before could not be.
 
         Args:
-            metadata: of the worker; ``finished_at`` becomes ``started_at`` plus ``duration_ms``, so that the three
-                agree; for a worker that never started, it is now.
+            metadata: of the worker; ``finished_at`` becomes ``started_at`` plus the elapsed time, so that they agree
+                with ``duration_ms``; for a worker that never started, it is now.
             status: how it ended.
-            duration_ms: how long it ran, in milliseconds.
+            elapsed_ns: how long it ran, in nanoseconds.
             result: its answer, kept as it is in ``result.txt``; None when it has none.
             error: what went wrong; kept as one line without secrets.
             summary: kept without secrets.
         """
         metadata.status = status
-        metadata.duration_ms = duration_ms
-        metadata.finished_at = _end_of(metadata.started_at, duration_ms)
+        _, metadata.finished_at, metadata.duration_ms = span(_nanoseconds(metadata.started_at), elapsed_ns)
         metadata.error = None if error is None else one_line(error)
         metadata.summary = None if summary is None else _clean(summary)
         try:
@@ -383,11 +382,10 @@ def _clean(text: str) -> str:
     return scrub(text).encode(errors="backslashreplace").decode()
 
 
-def _end_of(started_at: str | None, duration_ms: int) -> str:
-    if started_at is None:
-        return timestamp(time.time_ns())
-    end = parse_timestamp(started_at) + timedelta(milliseconds=duration_ms)
-    return timestamp((end - _EPOCH) // timedelta(microseconds=1) * 1000)
+def _nanoseconds(moment: str | None) -> int:
+    if moment is None:
+        return time.time_ns()
+    return (parse_timestamp(moment) - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _hours_ago(hours: float) -> str:

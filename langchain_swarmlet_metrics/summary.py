@@ -188,8 +188,8 @@ def total_lines(summary: Summary) -> list[str]:
         (totals.llm_calls, "LLM call", summary.llm_ms, summary.llm_busy_ms),
         (totals.tool_calls, "tool call", summary.tool_ms, summary.tool_busy_ms),
     ]
-    counts = [f"{_count(number, noun)} ({_summed(ms, busy)})" for number, noun, ms, busy in kinds if number]
-    counts.append(_count(totals.errors, "error"))
+    counts = [f"{count(number, noun)} ({_summed(ms, busy)})" for number, noun, ms, busy in kinds if number]
+    counts.append(count(totals.errors, "error"))
     if summary.cancelled:
         counts.append(f"{summary.cancelled} cancelled")
     tokens = "No LLM calls were recorded."
@@ -210,7 +210,7 @@ def group_lines(title: str, groups: Mapping[str, Group]) -> list[str]:
     ranked = sorted(groups.items(), key=lambda item: (-item[1].total_ms, item[0]))
     items = [f"{one_line(name, _NAME_LIMIT)}: {_describe(group)}" for name, group in ranked[:LISTED_GROUPS]]
     if more := ranked[LISTED_GROUPS:]:
-        items.append(f"{len(more)} more: {_count(sum(group.calls for _, group in more), 'call')}")
+        items.append(f"{len(more)} more: {count(sum(group.calls for _, group in more), 'call')}")
     return _section(title, items)
 
 
@@ -236,7 +236,7 @@ def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> lis
         (noted.dropped_events, "event", "could not be written: may not be counted"),
         (skipped, "line", "of metrics.jsonl could not be read: not counted"),
     ]
-    return _section("Not known", [f"{_count(number, noun)} {what}" for number, noun, what in gaps if number])
+    return _section("Not known", [f"{count(number, noun)} {what}" for number, noun, what in gaps if number])
 
 
 def format_duration(ms: int) -> str:
@@ -308,7 +308,7 @@ def _section(title: str, items: list[str]) -> list[str]:
 
 
 def _describe(group: Group) -> str:
-    parts = [_count(group.calls, "call"), _count(group.errors, "error")]
+    parts = [count(group.calls, "call"), count(group.errors, "error")]
     parts += [f"{group.total_ms}ms total", f"{_rounded(group.total_ms, group.calls)}ms mean"]
     if group.total_ms - group.self_ms > _ROUNDING_MS:
         parts.append(f"{group.self_ms}ms self")
@@ -333,5 +333,6 @@ def _known(tokens: int | None) -> str:
     return "unknown" if tokens is None else str(tokens)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Count something in words: ``1 call``, ``2 calls``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -16,9 +16,9 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import agents, handler, inflight, logs, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics.collector import MetricsCollector
-from langchain_swarmlet_metrics.metadata import Parent
+from langchain_swarmlet_metrics.events import milliseconds
 from langchain_swarmlet_metrics.scrub import error_text
-from langchain_swarmlet_metrics.summary import format_duration
+from langchain_swarmlet_metrics.summary import count, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.eventlog import EventWriter
     from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Status, Totals
     from langchain_swarmlet_metrics.runner import WorkerRunner
+
+_NOTE_LATE_AFTER_S = 0.25
 
 _alive: weakref.WeakSet[Worker] = weakref.WeakSet()
 
@@ -60,6 +62,7 @@ class Worker:
         self._clock_ns: int | None = None
         self._lock = threading.RLock()
         self._ended: _Ended | None = None
+        self._noting_late: threading.Timer | None = None
         self._text: str | None = None
         self._summary: str | None = None
 
@@ -125,8 +128,8 @@ class Worker:
     def duration_ms(self) -> int:
         """Return how long the worker ran, so far if it still runs, in milliseconds."""
         if self._ended is not None:
-            return self._ended.duration_ms
-        return 0 if self._clock_ns is None else (perf_counter_ns() - self._clock_ns + 500_000) // 1_000_000
+            return milliseconds(self._ended.elapsed_ns)
+        return 0 if self._clock_ns is None else milliseconds(perf_counter_ns() - self._clock_ns)
 
     @property
     def execution_time(self) -> str:
@@ -150,7 +153,8 @@ class Worker:
             return f"{self.worker_id} {self.status}"
         return (
             f"{self.worker_id} {self.status}, Execution time: {self.execution_time}, "
-            f"{self.totals.llm_calls} LLM calls, {self.totals.tool_calls} tool calls, {self.totals.errors} errors"
+            f"{count(self.totals.llm_calls, 'LLM call')}, {count(self.totals.tool_calls, 'tool call')}, "
+            f"{count(self.totals.errors, 'error')}"
         )
 
     # Its block
@@ -236,12 +240,11 @@ class Worker:
             if self._created is not None:
                 return
             self._refuse_after_end()
-            enclosing = collectors.get_metrics_collector()
             self._created = self._runner.store.create(
                 self.task,
                 owner_id=self._runner.owner_id,
                 config=None if self._config is None else dict(self._config),
-                parent=None if enclosing is None else _parent_in(enclosing),
+                parent=inflight.enclosing_worker(),
                 store_task=self._runner.store_task,
             )
             _alive.add(self)
@@ -272,10 +275,12 @@ class Worker:
             writer=self._writer,
             sinks=[make_sink(self) for make_sink in self._runner.sinks],
             parent=collectors.get_metrics_collector(),
+            on_late=self._note_late,
         )
-        store.start(self.metadata)
         tokens.preload(settings.tiktoken_cache_dir())
-        self._clock_ns = perf_counter_ns()
+        clock_ns = perf_counter_ns()  # before it notes the start, so that no call ends after the worker did
+        store.start(self.metadata)
+        self._clock_ns = clock_ns
 
     def _refuse_after_end(self) -> None:
         if self._ended is not None:
@@ -296,8 +301,9 @@ class Worker:
         with self._lock:
             if self._ended is not None or self._clock_ns is None:
                 return False
-            self._ended = _Ended(_status_after(error), self.duration_ms, _describe(error))
-        inflight.close_calls(self.collector, cancelled=self._ended.status == "cancelled")
+            status = _status_after(error)
+            inflight.close_calls(self.collector, cancelled=status == "cancelled")
+            self._ended = _Ended(status, perf_counter_ns() - self._clock_ns, _describe(error))
         self._text = agents.text_of(self.result)
         return True
 
@@ -335,12 +341,26 @@ class Worker:
         self._writer.close()
         _alive.discard(self)
 
+    def _note_late(self) -> None:
+        """Have ``metadata.json`` say soon how many calls came late; in a thread, as callbacks must not write."""
+        with self._lock:
+            if self._noting_late is None or not self._noting_late.is_alive():
+                self._noting_late = threading.Timer(_NOTE_LATE_AFTER_S, self._save)
+                self._noting_late.daemon = True
+                self._noting_late.start()
+
+    def _save(self) -> None:
+        try:
+            self._runner.store.save(self.metadata)
+        except OSError as error:
+            logs.warn("Late calls of worker %s could not be noted: %s", self.worker_id, _describe(error))
+
     def _write_down(self, ended: _Ended) -> None:
         try:
             self._runner.store.complete(
                 self.metadata,
                 status=ended.status,
-                duration_ms=ended.duration_ms,
+                elapsed_ns=ended.elapsed_ns,
                 error=ended.error,
                 result=self._text,
                 summary=self._summary,
@@ -353,7 +373,7 @@ class _Ended(NamedTuple):
     """Say how a worker ended."""
 
     status: Status
-    duration_ms: int
+    elapsed_ns: int
     error: str | None
 
 
@@ -369,17 +389,6 @@ def _describe(error: BaseException | None) -> str | None:
         return None
     kind, text = type(error).__name__, error_text(error)
     return kind if text == kind else f"{kind}: {text}"
-
-
-def _parent_in(enclosing: MetricsCollector) -> Parent | None:
-    """Name whoever spawns a worker in this context: the enclosing worker, and its call that is open here."""
-    if enclosing.worker_id is None:
-        return None
-    event = inflight.enclosing_event(facts.current_run())
-    return Parent(
-        worker_id=enclosing.worker_id,
-        event_id=event[1] if event is not None and event[0] is enclosing else None,
-    )
 
 
 @atexit.register

@@ -43,7 +43,9 @@ def slowest_of(root):
 
 def section(output, title):
     """Return the part of the output under a title."""
-    (found,) = re.findall(rf"^=== {title}[^\n]* ===\n\n(.*?)(?=\n\n===|\n\nMetrics cost|\Z)", output, re.M | re.S)
+    (found,) = re.findall(
+        rf"^=== {title}[^\n]* ===\n\n(.*?)(?=\n\n===|\n\nMetrics cost|\Z)", output, re.MULTILINE | re.DOTALL
+    )
     return found
 
 
@@ -57,7 +59,7 @@ def test_three_workers_one_failed(demo_run):
     assert sorted(metadata["status"] for metadata in workers.values()) == ["failed", "success", "success"]
     (failed,) = [metadata for metadata in workers.values() if metadata["status"] == "failed"]
     assert failed["error"] == "ZeroDivisionError: division by zero"
-    assert re.search(rf"^job {failed['job_id']}  failed  .* error: ZeroDivisionError", demo_run.output, re.M)
+    assert re.search(rf"^job {failed['job_id']}  failed  .* error: ZeroDivisionError", demo_run.output, re.MULTILINE)
 
 
 def test_its_tools_really_did_something(demo_run):
@@ -122,7 +124,7 @@ def test_cost(demo_run):
     found = re.search(
         r"^Metrics cost ([\d.]+)% of the run: callbacks ([\d.]+) ms, worker folders ([\d.]+) ms, of (\d+) ms of CPU\.$",
         demo_run.output,
-        re.M,
+        re.MULTILINE,
     )
     share, callbacks, folders, whole = map(float, found.groups())
     assert callbacks > 0
@@ -238,7 +240,7 @@ def test_second_run_in_the_same_root(observe):
     """A second run shows its own workers and log lines, not those of the first."""
     first, second = observe(), observe()
     assert set(workers_of(second.root)) == {1, 2, 3, 4, 5, 6}
-    assert re.findall(r"^job (\d)  ", section(second.output, "The workers"), re.M) == ["4", "5", "6"]
+    assert re.findall(r"^job (\d)  ", section(second.output, "The workers"), re.MULTILINE) == ["4", "5", "6"]
     assert second.output.endswith(" show 4\n")
     log = (second.root / "demo.log").read_text()
     shown = [section(seen.output, "Tier 3").split("\n\ntail")[0] for seen in (first, second)]
@@ -318,9 +320,8 @@ def test_live_uses_the_same_code(tmp_path, monkeypatch, capsys):
     assert out.startswith("Model: gpt-5-mini of the real OpenAI API.")
     assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-none"}
     assert f"with {slowest_of(tmp_path / 'demo')['duration_ms']} ms" in section(out, "The supervisor's answer")
-    assert "sk-none" not in "".join(
-        path.read_text() for path in (tmp_path / "demo").rglob("*") if path.suffix != ".sqlite3"
-    )
+    files = [path for path in (tmp_path / "demo").rglob("*") if path.is_file()]
+    assert not any(b"sk-none" in path.read_bytes() for path in files)
 
 
 def test_live_with_a_wrong_key(tmp_path, monkeypatch, capsys):
@@ -330,8 +331,7 @@ def test_live_with_a_wrong_key(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         assert cli.main(["--root", str(tmp_path / "demo"), "demo", "--live"]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("swarmlet-metrics: the model did not answer: AuthenticationError: ")
-    assert errors.count("\n") == 1
+    assert re.fullmatch(r"swarmlet-metrics: the model did not answer: \w*AuthenticationError: .*provided\n", errors)
 
 
 # What the cost is made of

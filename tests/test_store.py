@@ -94,7 +94,7 @@ def test_what_is_made_is_private(store):
     """Folders and files can be read by their owner only."""
     metadata = store.create("task")
     store.append(metadata.worker_id, [EVENT])
-    store.complete(metadata, status="success", duration_ms=1, result="42")
+    store.complete(metadata, status="success", elapsed_ns=1 * 10**6, result="42")
     for path in [store.root, *store.root.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
@@ -102,7 +102,7 @@ def test_what_is_made_is_private(store):
 def test_secrets_are_kept_out(store):
     """Secrets get neither into the folder's name nor into metadata.json."""
     metadata = store.create(f"use {SECRET} now", config={"api_key": SECRET, "note": f"key {SECRET}"})
-    store.complete(metadata, status="failed", duration_ms=1, error=f"bad key {SECRET}", summary=f"used {SECRET}")
+    store.complete(metadata, status="failed", elapsed_ns=1 * 10**6, error=f"bad key {SECRET}", summary=f"used {SECRET}")
     assert metadata.worker_id.endswith("_use-redacted-now")
     content = (store.root / metadata.worker_id / "metadata.json").read_text()
     assert SECRET not in content
@@ -121,7 +121,7 @@ def test_a_task_that_is_not_stored(store):
 def test_any_text_is_kept(store, task, summary, result):
     """Whatever the texts, they can be written and read; only lone surrogates become escapes."""
     metadata = store.create(task)
-    store.complete(metadata, status="success", duration_ms=0, result=result, error=task, summary=summary)
+    store.complete(metadata, status="success", elapsed_ns=0 * 10**6, result=result, error=task, summary=summary)
     assert store.read(metadata.job_id) == metadata
     if task.isascii() and task.isalnum():
         assert metadata.task == task
@@ -216,7 +216,9 @@ def test_a_whole_life(store):
         writer(EVENT)
         assert store.status(store.read(1)) == "running"
         metadata.totals.add(EVENT)
-        store.complete(metadata, status="success", duration_ms=83_250, result="The result is 42.", summary="done")
+        store.complete(
+            metadata, status="success", elapsed_ns=83_250 * 10**6, result="The result is 42.", summary="done"
+        )
         assert store.status(store.read(1)) == "success"
     assert store.read(1) == metadata
     assert written(store, metadata)["totals"]["tool_calls"] == 1
@@ -231,7 +233,7 @@ def test_a_whole_life(store):
 def test_a_worker_that_never_started(store):
     """A worker cancelled before it started ends now, and has no result."""
     metadata = store.create("task")
-    store.complete(metadata, status="cancelled", duration_ms=0)
+    store.complete(metadata, status="cancelled", elapsed_ns=0 * 10**6)
     assert metadata.started_at is None
     assert metadata.created_at <= metadata.finished_at <= timestamp(int(datetime.now(UTC).timestamp() * 1e9))
     assert store.result(metadata.worker_id) is None
@@ -240,7 +242,7 @@ def test_a_worker_that_never_started(store):
 def test_an_error_is_one_line(store):
     """An error of several lines is kept as one."""
     metadata = store.create("task")
-    store.complete(metadata, status="failed", duration_ms=1, error="ValueError: no\n  such\thost")
+    store.complete(metadata, status="failed", elapsed_ns=1 * 10**6, error="ValueError: no\n  such\thost")
     assert metadata.error == "ValueError: no such host"
 
 
@@ -249,7 +251,7 @@ def test_a_result_that_cannot_be_written(store):
     metadata = store.create("task")
     (store.root / metadata.worker_id / "result.txt").mkdir()
     with pytest.raises(IsADirectoryError):
-        store.complete(metadata, status="success", duration_ms=1, result="42")
+        store.complete(metadata, status="success", elapsed_ns=1 * 10**6, result="42")
     assert store.read(1).status == "success"
     assert store._registry.find(1).status == "success"
 
@@ -260,7 +262,7 @@ def test_a_folder_deleted_while_its_worker_runs(store):
     (store.root / metadata.worker_id / "metadata.json").unlink()
     (store.root / metadata.worker_id).rmdir()
     with pytest.raises(FileNotFoundError):
-        store.complete(metadata, status="success", duration_ms=1, result="42")
+        store.complete(metadata, status="success", elapsed_ns=1 * 10**6, result="42")
 
 
 def test_append(store):
@@ -335,7 +337,7 @@ def test_a_worker_that_ended_since_is_not_lost(store):
     writer = store.writer(metadata.worker_id)
     store.start(metadata)
     read_early = store.read(1)
-    store.complete(metadata, status="failed", duration_ms=1)
+    store.complete(metadata, status="failed", elapsed_ns=1 * 10**6)
     writer.close()
     assert store.status(read_early) == "failed"
 
@@ -511,7 +513,7 @@ def test_list_of_an_owner(store):
 def test_list_of_a_status(store):
     """Lists by status go by the worker's own file, although the index lags behind it."""
     created, failed, behind, lost = make(store, "created", "failed", "behind", "lost")
-    store.complete(failed, status="failed", duration_ms=1)
+    store.complete(failed, status="failed", elapsed_ns=1 * 10**6)
     behind.status = "success"
     store.save(behind)
     store.start(lost)
@@ -541,7 +543,7 @@ def test_search(store):
     first, second = make(store, "find a Needle", "hay")
     store.append(first.worker_id, [ToolCall(tool="needle", start_ts="", end_ts="", duration_ms=1, success=True)])
     store.complete(
-        second, status="failed", duration_ms=1, result="hay\nthe NEEDLE", error="no needle", summary="needle!"
+        second, status="failed", elapsed_ns=1 * 10**6, result="hay\nthe NEEDLE", error="no needle", summary="needle!"
     )
     found = [(match.metadata.job_id, match.file, match.line) for match in store.search("needle")]
     assert found == [

@@ -88,7 +88,7 @@ def test_print(runner):
     with worker:
         worker.collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
     assert str(worker) == (
-        f"{worker.worker_id} success, Execution time: {worker.execution_time}, 0 LLM calls, 1 tool calls, 0 errors"
+        f"{worker.worker_id} success, Execution time: {worker.execution_time}, 0 LLM calls, 1 tool call, 0 errors"
     )
     assert worker.worker_id.endswith("_calculate-7-6")
 
@@ -412,12 +412,14 @@ def test_unwritable_root(tmp_path):
 
 
 def test_late_calls_are_not_recorded(runner, loopback):
-    """A call that starts after the block is left is counted, in memory, and changes no file."""
-    model = loopback.model(Reply(text="x"))
+    """A call that starts after the block is left is not recorded, and counted in metadata.json soon after."""
+    model = loopback.model(*[Reply(text="x")] * 3)
     with runner.worker("quick") as worker:
         handler = MetricsCallbackHandler(worker.collector)
-    model.invoke("hello", config={"callbacks": [handler]})
-    assert worker.completeness.late_calls == 1
+    for _ in range(3):
+        model.invoke("hello", config={"callbacks": [handler]})
+    worker._noting_late.join(10)
+    assert worker.completeness.late_calls == on_disk(worker).completeness.late_calls == 3
     assert read_lines(worker.dir / "metrics.jsonl") == []
 
 

@@ -43,7 +43,8 @@ class Truth:
         llm_calls: How many LLM calls ended how.
         tool_calls: How many tool calls ended how.
         tokens: What the provider reported and billed.
-        models: Names under which a call may be recorded: as asked for and as answered.
+        models: Names under which an LLM call may be recorded: as asked for and as answered.
+        tools: Names of the tools.
         cache_hits: Calls that may be recorded beyond ``llm_calls``.
         untold: Whether only failures are compared.
         went_well: Whether nothing failed, was cancelled or broken off.
@@ -53,6 +54,7 @@ class Truth:
     tool_calls: Counter[str]
     tokens: Tokens
     models: frozenset[str]
+    tools: frozenset[str]
     cache_hits: int = 0
     untold: bool = False
     went_well: bool = True
@@ -68,6 +70,7 @@ def truth_of(requests: Iterable[Request], notes: Notes) -> Truth:
         tool_calls=tool_calls,
         tokens=sum((_reported(request) for request in seen), Tokens()),
         models=frozenset(name for request in seen for name in (request.model, _answered_model(request)) if name),
+        tools=frozenset(name for name, _ in notes.tool_calls),
         cache_hits=notes.cache_hits,
         untold=notes.untold,
         went_well=not notes.broken_off and {*llm_calls, *tool_calls} <= {"ok", "interrupted"},

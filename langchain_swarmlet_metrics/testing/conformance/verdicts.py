@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.testing.conformance.truth import Truth
 
 Verdict = Literal["right", "wrong", "unclear", "not its job"]
-Check = Literal["LLM calls", "tool calls", "tokens", "model", "other errors", "left open", "the run"]
+Check = Literal["LLM calls", "tool calls", "tokens", "names", "other errors", "left open", "the run"]
 
 SAYS_ERROR = (
     "The record says error and names the cancellation. Its format may have no status for a cancelled call; whoever "
@@ -65,7 +65,7 @@ def compare(observed: Observed, truth: Truth) -> Iterator[Comparison]:
     yield _compare_calls("LLM calls", observed.llm_calls, truth.llm_calls, truth)
     yield _compare_calls("tool calls", observed.tool_calls, truth.tool_calls, truth)
     yield _compare_tokens(observed.billed_tokens, truth, keeps_sums_only=observed.llm_calls is None)
-    yield _compare_models(observed.llm_calls, truth)
+    yield _compare_names(observed, truth)
     yield _compare_other_errors(observed.other_errors, truth)
     yield _compare_left_open(observed)
 
@@ -121,13 +121,15 @@ def _unsaid(recorded: Tokens, expected: Tokens) -> str | None:
     return f"without {' and '.join(missing)} tokens" if missing else None
 
 
-def _compare_models(records: Sequence[LLMRecord] | None, truth: Truth) -> Comparison:
-    expected = " or ".join(sorted(truth.models))
-    if records is None:
-        return Comparison("model", "not its job", "", expected)
-    names = {record.model for record in records}
-    strange = sorted(str(name) for name in names - truth.models)
-    return Comparison("model", "wrong" if strange else "right", f"model {', '.join(strange)}", expected)
+def _compare_names(observed: Observed, truth: Truth) -> Comparison:
+    """Compare the names of models, as asked for or as answered, and of tools."""
+    expected = ", ".join(sorted(truth.models | truth.tools))
+    if observed.llm_calls is None:
+        return Comparison("names", "not its job", "", expected)
+    models = {call.model for call in observed.llm_calls} - truth.models
+    tools = {call.tool for call in observed.tool_calls or ()} - truth.tools
+    strange = [f"model {name}" for name in sorted(map(str, models))] + [f"tool {name}" for name in sorted(tools)]
+    return Comparison("names", "wrong" if strange else "right", ", ".join(strange), expected)
 
 
 def _compare_other_errors(number: int | None, truth: Truth) -> Comparison:
