@@ -70,10 +70,11 @@ def read_answer(response: LLMResult | None) -> Answer:
     about = message.response_metadata
     reported: Mapping[str, Any] | None = message.usage_metadata
     usage = _usage_of_message(reported) if reported else NO_USAGE
+    body = about.get("body") or {}  # of an answer that the integration could not parse
     if not usage.known:
-        usage = _usage_of_output(output.get("token_usage") or about.get("token_usage"))
+        usage = _usage_of_output(output.get("token_usage") or about.get("token_usage") or _get(body, "usage"))
     return Answer(
-        model=about.get("model_name") or output.get("model_name"),
+        model=about.get("model_name") or output.get("model_name") or _get(body, "model"),
         usage=usage,
         tool_calls=[*message.tool_calls, *message.invalid_tool_calls],
         # LangChain puts a cost of 0 on what its cache serves, and on nothing else
@@ -102,18 +103,19 @@ def _usage_of_message(reported: Mapping[str, Any]) -> Usage:
 
 
 def _usage_of_output(reported: object) -> Usage:
-    """Read the ``token_usage`` of completion models and older integrations, in OpenAI's words."""
-    if not isinstance(reported, dict):
-        return NO_USAGE
-    prompt_details = reported.get("prompt_tokens_details") or {}
-    completion_details = reported.get("completion_tokens_details") or {}
+    """Read usage in OpenAI's words: of completion models and older integrations, and of raw answers of both APIs."""
+    prompt, completion = ("prompt", "completion") if _get(reported, "input_tokens") is None else ("input", "output")
     return Usage(
-        prompt=token_count(reported.get("prompt_tokens")),
-        completion=token_count(reported.get("completion_tokens")),
-        total=token_count(reported.get("total_tokens")),
-        cached=token_count(prompt_details.get("cached_tokens")),
-        reasoning=token_count(completion_details.get("reasoning_tokens")),
+        prompt=token_count(_get(reported, f"{prompt}_tokens")),
+        completion=token_count(_get(reported, f"{completion}_tokens")),
+        total=token_count(_get(reported, "total_tokens")),
+        cached=token_count(_get(_get(reported, f"{prompt}_tokens_details"), "cached_tokens")),
+        reasoning=token_count(_get(_get(reported, f"{completion}_tokens_details"), "reasoning_tokens")),
     )
+
+
+def _get(mapping: object, key: str) -> Any:
+    return mapping.get(key) if isinstance(mapping, dict) else None
 
 
 def requested_model(

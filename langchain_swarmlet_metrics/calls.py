@@ -56,6 +56,10 @@ class OpenLLMCall(OpenCall):
         self.phase = current_phase()
         self.after_tools = messages is not None and facts.is_after_tools(messages)
         super().__init__(*base)
+        if messages is None:
+            self.task = (
+                None  # LangChain starts each completion in a short task of its own, and tells when it is cancelled
+            )
 
     def first_chunk(self, token: object, chunk: object) -> None:
         """Note that the call streams, and the time of the first chunk that says something."""

@@ -70,8 +70,8 @@ _EQUALS = r"""(?:=>|:?=|==(?=[ \t]{0,20}["']))(?!=)[ \t]{0,20}"""
 _COLON = r":[ \t]{0,20}"
 _BARE = r"""[^\s"'&;,]*[^\s"'&;,)\]}.]"""  # up to a separator, but for the brackets and the full stop before it
 _QUOTED = (
-    r"""(?:b?(?P<open>\\{1,3}["'])(?:(?!(?P=open))[^\r\n])++"""
-    r"""|b?(?P<quote>["'])(?:\\.|(?!(?P=quote))[^\\\r\n])++)"""
+    r"""(?:b?(?P<open>\\{1,3}["'])(?:(?!(?P=open))[^\r\n])+"""
+    r"""|b?(?P<quote>["'])(?:\\.|(?!(?P=quote))[^\\\r\n])+)"""
 )
 # After "password: " a bare word is prose more often than not; one with a digit or a sign is not.
 _ODD = r"[0-9!@#$%^*+=~]"

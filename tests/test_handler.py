@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import OpenAI
+from pydantic import BaseModel, ValidationError
 
 from langchain_swarmlet_metrics import inflight, tokens
 from langchain_swarmlet_metrics.collector import MetricsCollector, phase
@@ -36,6 +37,12 @@ async def add_async(a: int, b: int) -> int:
     """Add two numbers on the loop."""
     await asyncio.sleep(0)
     return a + b
+
+
+class Town(BaseModel):
+    """A town."""
+
+    inhabitants: int
 
 
 def scripted(request):
@@ -144,6 +151,35 @@ def test_completion_model(loopback):
     assert [(event.prompt_tokens, event.completion_tokens) for event in events] == [(9, 4)]
     assert events[0].phase == "initial"
     assert events[0].model == "gpt-3.5-turbo-instruct"
+
+
+async def test_completion_model_async(loopback):
+    """An asynchronous completion, which LangChain starts in a task of its own, is recorded when it returns or not."""
+    hold = threading.Event()
+    usage = Usage(prompt_tokens=9, completion_tokens=4)
+    server = loopback.serve(Reply(text="x", usage=usage), Reply(text="x", hold=hold))
+    model = OpenAI(model="gpt-3.5-turbo-instruct", api_key="loopback", base_url=server.url, max_retries=0)
+    with recording() as events:
+        await model.ainvoke("one")
+        task = asyncio.create_task(model.ainvoke("two"))
+        await asyncio.to_thread(server.wait_for_requests, 2)
+        task.cancel()
+        await asyncio.wait([task])
+        assert not inflight.calls
+    hold.set()
+    assert [(event.outcome, event.prompt_tokens) for event in events] == [(None, 9), ("cancelled", None)]
+
+
+def test_answer_that_cannot_be_parsed(loopback):
+    """An answer that the integration could not parse was billed: its tokens count, the call has failed."""
+    usage = Usage(prompt_tokens=9, completion_tokens=4, cached_tokens=3)
+    replies = [Reply(text="There are many.", usage=usage, model="m-2025")] * 2
+    with recording() as events:
+        for api in (False, True):
+            model = loopback.model(*replies, use_responses_api=api)
+            with pytest.raises(ValidationError):
+                model.with_structured_output(Town, method="json_schema").invoke("hello")
+    assert [(event.failed, event.prompt_tokens, event.cached_tokens) for event in events] == [(True, 9, 3)] * 2
 
 
 def test_model_snapshot_name(loopback):

@@ -125,7 +125,7 @@ def _both_modes(texts: Mapping[str, str]) -> str:
 def _happened(findings: Sequence[Finding]) -> str:
     expected = {finding.check: finding.expected for finding in findings}
     shown = [expected.get(check, "") for check in ("LLM calls", "tool calls", "tokens")]
-    return "; ".join(text for text in shown if text and not text.startswith(("0 ", "no ")))
+    return "; ".join(text for text in shown if text not in {"", "0 LLM calls", "0 tool calls", "no tokens"})
 
 
 def _worst(findings: Sequence[Finding]) -> str:

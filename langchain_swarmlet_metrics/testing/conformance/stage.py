@@ -163,6 +163,15 @@ class Stage:
             msg = "the script expected this call to fail, but it returned"
             raise _DidNotFailError(msg)
 
+    async def cancel(self, coroutine: Coroutine[Any, Any, Any], ready: Awaitable[Any]) -> None:
+        """Run a coroutine in a task and cancel that once it is where it shall be."""
+        self.notes.broken_off = True
+        task = asyncio.create_task(coroutine)
+        await ready
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
     async def requested(self, count: int = 1) -> None:
         """Wait, asynchronously, until the last server has that many requests."""
         await asyncio.to_thread(self.servers[-1].wait_for_requests, count)

@@ -25,6 +25,8 @@ class Notes:
         cache_hits: Answers that LangChain's cache gave; no request reached the server.
         unanswered: How a call ended whose answer the client did not wait for.
         untold: LangChain reports no end of the calls that did not fail, so only failures are compared.
+        either: Calls of which either of two things may be said: what was compared, how the call ended, how else it
+            may be said to have ended.
         broken_off: The run raised or was closed early, even where every call in it succeeded.
     """
 
@@ -32,6 +34,7 @@ class Notes:
     cache_hits: int = 0
     unanswered: Literal["cancelled", "error"] = "cancelled"
     untold: bool = False
+    either: list[tuple[str, Status, Status]] = field(default_factory=list)
     broken_off: bool = False
 
 
@@ -47,6 +50,7 @@ class Truth:
         tools: Names of the tools.
         cache_hits: Calls that may be recorded beyond ``llm_calls``.
         untold: Whether only failures are compared.
+        either: Calls of which either of two things may be said.
         went_well: Whether nothing failed, was cancelled or broken off.
     """
 
@@ -57,6 +61,7 @@ class Truth:
     tools: frozenset[str]
     cache_hits: int = 0
     untold: bool = False
+    either: tuple[tuple[str, Status, Status], ...] = ()
     went_well: bool = True
 
 
@@ -73,6 +78,7 @@ def truth_of(requests: Iterable[Request], notes: Notes) -> Truth:
         tools=frozenset(name for name, _ in notes.tool_calls),
         cache_hits=notes.cache_hits,
         untold=notes.untold,
+        either=tuple(notes.either),
         went_well=not notes.broken_off and {*llm_calls, *tool_calls} <= {"ok", "interrupted"},
     )
 

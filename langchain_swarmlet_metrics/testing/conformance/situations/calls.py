@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from langchain_openai import OpenAI
@@ -47,6 +48,23 @@ async def _events(stage: Stage) -> None:
     model = stage.model(Reply(text="a b c", usage=_USAGE), stream_usage=True)
     async for _ in model.astream_events("hello", stage.config, version="v2"):
         pass
+
+
+async def _typed_events(stage: Stage) -> None:
+    model = stage.model(Reply(text="a b c", usage=_USAGE), stream_usage=True)
+    if stage.mode == "sync":
+        list(model.stream_events("hello", stage.config, version="v3"))
+        return
+    async for _ in await model.astream_events("hello", stage.config, version="v3"):
+        pass
+
+
+async def _chunk_by_chunk(stage: Stage) -> None:
+    model = stage.model(Reply(text="a b c", usage=_USAGE), stream_usage=True)
+    stream = model.astream("hello", stage.config)
+    with suppress(StopAsyncIteration):
+        while True:
+            await asyncio.create_task(anext(stream))  # type: ignore[arg-type]
 
 
 async def _refused(stage: Stage) -> None:
@@ -108,6 +126,17 @@ SITUATIONS = (
         name="event stream",
         sentence="A call is followed with `astream_events`.",
         script=_events,
+        modes=("async",),
+    ),
+    Situation(
+        name="typed event stream",
+        sentence="A call is followed as typed events, `version=\"v3\"`.",
+        script=_typed_events,
+    ),
+    Situation(
+        name="stream read by many tasks",
+        sentence="Each chunk of a streamed call is awaited in a task of its own.",
+        script=_chunk_by_chunk,
         modes=("async",),
     ),
     Situation(name="401, 429, 500", sentence="The provider refuses three calls.", script=_refused),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableParallel
 from pydantic import BaseModel
 
 from langchain_swarmlet_metrics.testing.conformance.situations.situation import Situation
@@ -42,6 +43,11 @@ async def _batch(stage: Stage) -> None:
     await stage.batch(stage.model(_bad_fails), ["good", "bad", "fine", "well"])
 
 
+async def _parallel(stage: Stage) -> None:
+    branches = RunnableParallel(one=stage.model(Reply(text="x")), two=stage.model(Reply(text="y z")))
+    await stage.invoke(branches, "hello")
+
+
 async def _generate(stage: Stage) -> None:
     stage.notes.untold = True
     prompts = [[HumanMessage(text)] for text in ("good", "bad", "fine")]
@@ -64,6 +70,12 @@ async def _parse_failure_json(stage: Stage) -> None:
     await stage.fails(stage.invoke(model, "How many live there? Answer in JSON."))
 
 
+async def _parse_failure_inside(stage: Stage) -> None:
+    model = stage.model(Reply(text="There are many.")).with_structured_output(_City, method="json_schema")
+    await stage.fails(stage.invoke(model, "How many live there?"))
+    stage.notes.either.append(("LLM calls", "ok", "error"))
+
+
 SITUATIONS = (
     Situation(
         name="with_retry", sentence="Two attempts fail, the third succeeds: three calls, two errors.", script=_retry
@@ -77,9 +89,12 @@ SITUATIONS = (
         name="batch with a failure", sentence="One of the four calls of a batch fails, three return.", script=_batch
     ),
     Situation(
+        name="parallel branches", sentence="A `RunnableParallel` calls two models at once.", script=_parallel
+    ),
+    Situation(
         name="generate with a failure",
-        sentence="The second of three prompts of `generate` fails; LangChain reports no end of the other two, so "
-        "only the error and what stays open are compared.",
+        sentence="The second of three prompts of `generate` fails; LangChain reports no end of the other two and "
+        "no tokens of the first, so only the error and what stays open are compared.",
         script=_generate,
         modes=("sync",),
     ),
@@ -92,5 +107,12 @@ SITUATIONS = (
         name="structured output, no JSON",
         sentence="The model was to answer in JSON and did not: likewise.",
         script=_parse_failure_json,
+    ),
+    Situation(
+        name="structured output parsed by the integration",
+        sentence="With a JSON schema the integration itself parses the answer: it reports an error, the call is billed "
+        "all the same, and the raw answer with its usage is handed to `on_llm_error`.",
+        script=_parse_failure_inside,
+        disputed="LangChain reports an error and no usage; it is only in the raw answer that it hands along.",
     ),
 )

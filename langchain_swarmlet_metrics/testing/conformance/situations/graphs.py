@@ -6,9 +6,12 @@ import operator
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
+from langchain.agents.structured_output import ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
+from pydantic import BaseModel
 
 from langchain_swarmlet_metrics.testing.conformance.situations.situation import Situation
 from langchain_swarmlet_metrics.testing.conformance.situations.tools import adder, asking_for, scripted
@@ -58,6 +61,28 @@ async def _agent_as_tool(stage: Stage) -> None:
     await stage.invoke(create_agent(model, [stage.tool(research)]), question())
 
 
+async def _model_retried(stage: Stage) -> None:
+    model = stage.model(Reply(status=500), Reply(text="x"))
+    retry = ModelRetryMiddleware(max_retries=1, initial_delay=0)
+    await stage.invoke(create_agent(model, [], middleware=[retry]), question())
+
+
+class _Weather(BaseModel):
+    """The weather."""
+
+    degrees: int
+
+
+async def _structured_answer(stage: Stage) -> None:
+    model = stage.model(asking_for("_Weather", degrees="hot"), asking_for("_Weather", degrees=20))
+    await stage.invoke(create_agent(model, [], response_format=ToolStrategy(_Weather)), question())
+
+
+async def _recursion_limit(stage: Stage) -> None:
+    agent = create_agent(stage.model(lambda _: asking_for("add", a=1, b=2)), [adder(stage)])
+    await stage.fails(stage.invoke(agent, question(), {"recursion_limit": 5}))
+
+
 class _Topics(TypedDict):
     texts: Annotated[list[str], operator.add]
 
@@ -99,6 +124,22 @@ SITUATIONS = (
         name="agent as a tool",
         sentence="A tool of an agent runs another agent, which calls three tools.",
         script=_agent_as_tool,
+    ),
+    Situation(
+        name="model retried by middleware",
+        sentence="A call fails and `ModelRetryMiddleware` makes another: two calls, one error.",
+        script=_model_retried,
+    ),
+    Situation(
+        name="structured answer as a tool call",
+        sentence="`ToolStrategy` asks for the answer as the arguments of a tool that does not exist; the first do not "
+        "fit. No tool is called.",
+        script=_structured_answer,
+    ),
+    Situation(
+        name="recursion limit",
+        sentence="An agent that never comes to an end is stopped by LangGraph's recursion limit: no call failed.",
+        script=_recursion_limit,
     ),
     Situation(
         name="fan-out",

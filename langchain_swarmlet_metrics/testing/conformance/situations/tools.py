@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 from langgraph.graph import START, MessagesState, StateGraph
@@ -114,6 +115,30 @@ async def _bad_arguments(stage: Stage) -> None:
     stage.notes.tool_calls.append(("add", "error"))
 
 
+async def _one_of_two_raises(stage: Stage) -> None:
+    async def look_up(word: str) -> str:
+        """Look up a word."""
+        msg = f"no entry for {word}"
+        raise ValueError(msg)
+
+    calls = [ToolRequest("look_up", {"word": "ten"}), ToolRequest("add", {"a": 1, "b": 2})]
+    agent = create_agent(stage.model(Reply(tool_calls=calls)), [stage.tool(look_up), adder(stage)])
+    await stage.fails(stage.invoke(agent, question()))
+
+
+async def _retried(stage: Stage) -> None:
+    async def look_up(word: str) -> str:
+        """Look up a word."""
+        if not stage.notes.tool_calls:
+            msg = "not yet"
+            raise ValueError(msg)
+        return word
+
+    model = stage.model(asking_for("look_up", word="ten"), Reply(text="It is ten."))
+    retry = ToolRetryMiddleware(max_retries=1, initial_delay=0)
+    await stage.invoke(create_agent(model, [stage.tool(look_up)], middleware=[retry]), question())
+
+
 async def _unknown(stage: Stage) -> None:
     model = stage.model(asking_for("subtract", a=3, b=1), Reply(text="sorry"))
     await stage.invoke(create_agent(model, [adder(stage)]), question())
@@ -155,6 +180,16 @@ SITUATIONS = (
         name="bad tool arguments",
         sentence="The model's arguments do not fit the tool, which is not run; the model reads an error message.",
         script=_bad_arguments,
+    ),
+    Situation(
+        name="one of two parallel tools raises",
+        sentence="Of two tools called at once one raises and with it the agent.",
+        script=_one_of_two_raises,
+    ),
+    Situation(
+        name="tool retried by middleware",
+        sentence="A tool raises, `ToolRetryMiddleware` calls it again, and it returns: two calls, one error.",
+        script=_retried,
     ),
     Situation(
         name="unknown tool",
