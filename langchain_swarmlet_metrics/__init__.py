@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         reset_metrics_collector,
         set_metrics_collector,
     )
+    from langchain_swarmlet_metrics.context import carry
     from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
     from langchain_swarmlet_metrics.logs import JSONLinesFormatter, KeyValueFormatter, configure_logging
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "ToolCall": "events",
     "Worker": "worker",
     "WorkerRunner": "runner",
+    "carry": "context",
     "configure_logging": "logs",
     "get_metrics_collector": "collector",
     "phase": "collector",
@@ -60,6 +62,7 @@ __all__ = [
     "ToolCall",
     "Worker",
     "WorkerRunner",
+    "carry",
     "configure_logging",
     "get_metrics_collector",
     "phase",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 from contextvars import copy_context
+from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -14,19 +15,33 @@ _T = TypeVar("_T")
 
 
 def carry(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return the function with this context bound to it, so that its calls belong to the current worker anywhere.
+    """Bind a function to this context, so that what it calls in another thread belongs to the current worker.
 
-    For a thread, a plain executor or ``loop.run_in_executor``: ``pool.submit(carry(model.invoke), "hello")``. Each
-    call runs in a copy of its own, so one carried function may run in several threads at once, and what a call sets
-    in its context is not seen by others.
+    Each call runs in a copy of its own: one carried function may run in several threads at once, and what a call
+    sets in its context stays there.
 
     Args:
-        function: a plain function; an ``async`` one is run by its event loop, whose task copies the context itself.
+        function: what the thread or executor runs, such as ``model.invoke``.
+
+    Raises:
+        TypeError: the function is asynchronous or a generator, whose body would run later and outside the context.
     """
+    if _runs_later(function):
+        name = getattr(function, "__qualname__", repr(function))
+        msg = f"{name} would run outside the carried context; carry a plain function that awaits or reads it to its end"
+        raise TypeError(msg)
     context = copy_context()
 
-    @functools.wraps(function)
+    @wraps(function)
     def carried(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         return context.copy().run(function, *args, **kwargs)
 
     return carried
+
+
+def _runs_later(function: object) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )

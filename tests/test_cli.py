@@ -36,7 +36,8 @@ def run(capsys, *arguments):
 def process(*arguments, **options):
     """Start the command in a process of its own."""
     command = [sys.executable, "-W", "error", "-m", "langchain_swarmlet_metrics.cli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **options)
+    environment = os.environ | {"PYTHONUNBUFFERED": ""} | options.pop("env", {})
+    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, env=environment, **options)
 
 
 def test_list(workers, runner, capsys):
@@ -176,7 +177,7 @@ def test_head(tmp_path):
 def test_output_of_few_characters(workers, runner):
     """A terminal that has only ASCII gets escapes, not an error."""
     runner.run(lambda _task: "größer … \U0001f41d", "grüßen")
-    with process("show", 4, stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"}) as showing:
+    with process("show", 4, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"}) as showing:
         out, errors = showing.communicate(timeout=20)
     assert (showing.returncode, errors) == (0, "")
     assert "gr\\xf6\\xdfer \\u2026 \\U0001f41d" in out

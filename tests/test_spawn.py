@@ -65,7 +65,7 @@ class Gate:
             self.inside += 1
             self.peak = max(self.peak, self.inside)
         self.begun.release()
-        assert self.go.wait(LIMIT_S)
+        assert self.go.wait(2 * LIMIT_S)  # longer than any test waits for what the gate must not hold up
         with self._lock:
             self.inside -= 1
         return f"{task} done"
@@ -309,6 +309,27 @@ async def test_nested_spawning_with_one_slot_async(runner):
 
     tools = tools_of(runner, agent, max_workers=1, max_depth=4)
     assert (await aspawn(tools, "3")).endswith("bottom")
+
+
+def test_slots_after_nested_spawning(runner, gate):
+    """A worker that has waited takes its slot back: afterwards no more run at once than before."""
+
+    def agent(task):
+        return spawn(tools, task[1:]) if task.startswith("x") else gate(task)
+
+    executor = Watched()
+    tools = tools_of(runner, agent, max_workers=1, executor=executor)
+    gate.go.set()
+    spawn(tools, "xx bottom")
+    gate.wait_for(1)
+    gate.go.clear()
+    for number in range(3):
+        spawn(tools, f"task {number}", wait=False)
+    gate.wait_for(1)
+    assert list(statuses(runner).values()).count("created") == 2
+    gate.go.set()
+    executor.join()
+    assert gate.peak == 1
 
 
 async def test_nested_spawning_from_a_thread_of_an_asynchronous_worker(runner):
