@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import platform
 import re
 import shutil
@@ -389,6 +390,9 @@ def _nanoseconds(moment: str | None) -> int:
 
 
 def _hours_ago(hours: float) -> str:
+    if math.isnan(hours):
+        msg = "since_hours is not a number; give how many hours to look back, such as 24"
+        raise ValueError(msg)
     return timestamp(max(time.time_ns() - round(max(min(hours, _MAX_HOURS), 0) * 3600e9), 0))
 
 

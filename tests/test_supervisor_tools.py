@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import json
 import os
@@ -649,6 +648,7 @@ def test_owner_that_cannot_be_told(tmp_path, ask, name):
 
 def test_locked_registry(runner, worker, ask, monkeypatch):
     """An index that another process keeps locked is answered with a sentence, not with a hanging agent."""
+    fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(registry, "_LOCK_S", 0.05)
     descriptor = os.open(runner.store.root, os.O_RDONLY)
     try:

@@ -1,4 +1,7 @@
-"""Write the conformance report: ``python -m langchain_swarmlet_metrics.testing.conformance --out docs/conformance.md``."""
+"""Write the conformance report.
+
+``python -m langchain_swarmlet_metrics.testing.conformance --out docs/conformance.md``
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from langchain_swarmlet_metrics.testing.conformance.situations import SITUATIONS
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; 1 when this project's own handler was wrong somewhere."""
-    parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="conformance", description="Put LangChain handlers through the same situations."
+    )
     parser.add_argument("--out", type=Path, help="the page to write into; by default the report is printed")
-    parser.add_argument("--only", nargs="+", metavar="HANDLER", help="handlers to run, by name; by default all installed")
+    parser.add_argument(
+        "--only", nargs="+", metavar="HANDLER", help="handlers to run, by name; by default all installed"
+    )
     parser.add_argument("--situations", nargs="+", metavar="NAME", help="situations to play, by name; by default all")
     options = parser.parse_args(arguments)
     situations = [one for one in SITUATIONS if not options.situations or one.name in options.situations]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,6 @@ class _Run(threading.Thread):
             broke = f"the run itself broke: {type(error).__name__}: {error}"
             self.comparisons = [Comparison("the run", "wrong", broke, "an end")]
             return
-        gc.collect()  # what nobody holds any more is not held by the handler
         self.comparisons = list(compare(self._adapter.observed(), truth))
 
 

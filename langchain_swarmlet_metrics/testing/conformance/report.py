@@ -29,15 +29,64 @@ _HOW_TO_READ = """\
 Compared are: how many LLM calls and tool calls there were and how each ended, the sums of the tokens that the provider
 reported and billed, the names of models and tools, and what stays open when the run is over.
 
-- **right**: all that is the handler's job is right. What an answer reported in detail and the handler leaves out, such as
-  reasoning tokens, is said and is not an error.
+- **right**: all that is the handler's job is right. What an answer reported in detail and the handler leaves out, such
+  as reasoning tokens, is said and is not an error.
 - **bold**: what it recorded instead. *n left open*: spans that were started and never ended, so nothing of them is
   exported; *in memory*: still held although the run is over. *n chains failed*: in a run in which nothing failed.
 - **unclear**: it differs, and there is a reason not to call it wrong; the number leads to it.
 - **not its job**: by design it does not record this.
 
-A cell that differs between `invoke` and `ainvoke` gives both. A failed call is an error once, where it happened; that the
-chains around it are marked too is right. A cancelled call is neither a success nor an error.
+A cell that differs between synchronous and asynchronous calls gives both. A failed call is an error once, where it
+happened; that the chains around it are marked too is right. A cancelled call is neither a success nor an error.
+"""
+_OWN_HANDLER = """\
+Any LangChain handler can be put through the same situations; an adapter says how to attach it and how to read what it
+recorded. `pip install 'langchain-swarmlet-metrics[demo]'` installs what they need.
+
+```python
+from contextlib import contextmanager
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_swarmlet_metrics.testing import Adapter, LLMRecord, Observed, Tokens, check_conformance
+
+
+class MyHandler(BaseCallbackHandler):
+    def __init__(self):
+        self.open, self.calls = {}, []
+
+    def on_chat_model_start(self, serialized, messages, *, run_id, metadata=None, **kwargs):
+        self.open[run_id] = (metadata or {}).get("ls_model_name")
+
+    def on_llm_end(self, response, *, run_id, **kwargs):
+        usage = response.generations[0][0].message.usage_metadata or {}
+        tokens = Tokens(prompt=usage.get("input_tokens"), completion=usage.get("output_tokens"))
+        self.calls.append(LLMRecord(model=self.open.pop(run_id), tokens=tokens))
+
+    def on_llm_error(self, error, *, run_id, **kwargs):
+        self.calls.append(LLMRecord(model=self.open.pop(run_id), status="error", error=repr(error)))
+
+
+class MyAdapter(Adapter):
+    name = "mine"
+    leaves_out = frozenset({"completion model"})
+
+    @contextmanager
+    def attach(self):
+        self.handler = MyHandler()
+        yield
+
+    def handlers(self):
+        return [self.handler]
+
+    def observed(self):
+        return Observed(llm_calls=tuple(self.handler.calls), left_open=len(self.handler.open))
+```
+
+```python
+for finding in check_conformance(MyAdapter()):
+    if finding.verdict == "wrong":
+        print(f"{finding.situation}, {finding.mode}: {finding.recorded} instead of {finding.expected}")
+```
 """
 _LIMITS = """\
 The situations were chosen by this project: they are where counting goes wrong, and no ranking of what the others are
@@ -55,10 +104,8 @@ def write_section(path: Path, name: str, text: str) -> None:
     page = path.read_text(encoding="utf-8") if path.exists() else _TITLE
     section = f"{begin}\n{text.strip()}\n\n{end}"
     before, found, rest = page.partition(begin)
-    if found:
-        page = before + section + rest.partition(end)[2]
-    else:
-        page = f"{page.rstrip()}\n\n{section}"
+    after = rest.partition(end)[2]
+    page = f"{before}{section}{after}" if found else f"{page.rstrip()}\n\n{section}"
     path.write_text(page, encoding="utf-8")
 
 
@@ -75,6 +122,7 @@ def render(columns: Sequence[Column], situations: Sequence[Situation], absent: S
         f"## What was recorded\n\n{table}",
         f"### Notes\n\n{numbered}" if numbered else "",
         f"## The situations\n\n{meanings}",
+        f"## Your own handler\n\n{_OWN_HANDLER}",
         f"## What this does not say\n\n{_LIMITS}",
     ]
     return "\n\n".join(part.strip() for part in parts if part)
@@ -86,7 +134,9 @@ def _who(columns: Sequence[Column], absent: Sequence[Contender]) -> str:
         f"| {one.name} | {one.distribution} {one.version} | {one.attached} | {one.job} |"
         for one in (column.contender for column in columns)
     ]
-    versions = [f"{name} {metadata.version(name)}" for name in ("langchain-core", "langchain", "langgraph", "langchain-openai")]
+    versions = [
+        f"{name} {metadata.version(name)}" for name in ("langchain-core", "langchain", "langgraph", "langchain-openai")
+    ]
     lines = ["\n".join(rows), f"Python {platform.python_version()}, {', '.join(versions)}."]
     if absent:
         lines.append(f"Not installed when this was written: {', '.join(one.name for one in absent)}.")

@@ -6,6 +6,7 @@ memory. Instrumentors patch LangChain for the whole process and are made once in
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import threading
@@ -53,7 +54,7 @@ class SpanLog:
         """Return how many of those are still in memory."""
         return sum(span() is not None for span in self._open.values())
 
-    def on_start(self, span: Any, parent_context: object = None) -> None:
+    def on_start(self, span: Any, parent_context: object = None) -> None:  # noqa: ARG002 - the SDK's signature
         """Note that a span has started."""
         with self._lock:
             self._open[span.get_span_context().span_id] = weakref.ref(span)
@@ -70,7 +71,7 @@ class SpanLog:
     def shutdown(self) -> None:
         """Do nothing; nothing is open."""
 
-    def force_flush(self, timeout_millis: int = _GIVE_UP_MS) -> bool:
+    def force_flush(self, timeout_millis: int = _GIVE_UP_MS) -> bool:  # noqa: ARG002 - the SDK's signature
         """Do nothing; nothing waits."""
         return True
 
@@ -101,6 +102,7 @@ class SpanAdapter(Adapter):
     def observed(self) -> Observed:
         """Return what the spans say."""
         self.flush()
+        gc.collect()  # what is in a cycle that nobody holds is not held
         spans = list(self.log.ended)
         kinds = [self.kind(span) for span in spans]
         return Observed(
@@ -124,7 +126,7 @@ class SpanAdapter(Adapter):
         )
 
     def status(self, span: Any) -> Status:
-        """Read how a span says its call ended; one that holds LangGraph's control flow without an error is interrupted."""
+        """Read how a span says its call ended; LangGraph's control flow without an error is an interruption."""
         if span.status.status_code.name == "ERROR":
             return "error"
         return "interrupted" if any(name in self.error(span) for name in _CONTROL_FLOW) else "ok"
@@ -171,7 +173,7 @@ class OpenInferenceAdapter(SpanAdapter):
 
     def model(self, span: Any) -> str | None:
         """Read the model's name."""
-        return span.attributes.get("llm.model_name")
+        return _text(span.attributes.get("llm.model_name"))
 
     def tokens(self, span: Any) -> Tokens:
         """Read the token counts."""
@@ -207,7 +209,7 @@ class OpenLLMetryAdapter(SpanAdapter):
     def model(self, span: Any) -> str | None:
         """Read the model that answered, else the one that was asked."""
         names = span.attributes
-        return names.get("gen_ai.response.model") or names.get("gen_ai.request.model")
+        return _text(names.get("gen_ai.response.model") or names.get("gen_ai.request.model"))
 
     def tokens(self, span: Any) -> Tokens:
         """Read the token counts; the conventions have none for reasoning in this version."""
@@ -284,7 +286,7 @@ class LangfuseAdapter(SpanAdapter):
 
     def model(self, span: Any) -> str | None:
         """Read the model's name."""
-        return span.attributes.get("langfuse.observation.model.name")
+        return _text(span.attributes.get("langfuse.observation.model.name"))
 
     def tokens(self, span: Any) -> Tokens:
         """Read the usage details, in which input and output do not include their parts."""
@@ -302,6 +304,10 @@ class LangfuseAdapter(SpanAdapter):
             cached=details.get("input_cache_read"),
             reasoning=details.get("output_reasoning"),
         )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _with_parts(details: Mapping[str, int], side: str) -> int | None:

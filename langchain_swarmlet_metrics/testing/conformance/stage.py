@@ -15,6 +15,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_openai import ChatOpenAI
 from langgraph.errors import GraphBubbleUp
+from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_swarmlet_metrics.testing.conformance.truth import Notes, Truth, truth_of
 from langchain_swarmlet_metrics.testing.openai_server import OpenAIServer
@@ -97,7 +98,18 @@ class Stage:
 
         return StructuredTool.from_function(run, arun, name=name, description=act.__doc__, **options)
 
-    def node(self, act: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Any]:
+    def answering(self, model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Any:
+        """Return a graph of one node, which calls the model, with a config of its own or none."""
+
+        async def answer(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await self.invoke_inside(model, state["messages"], config)]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("answer", self.node(answer))
+        graph.add_edge(START, "answer")
+        return graph.compile()
+
+    def node(self, act: Callable[[Any], Awaitable[Any]]) -> Any:
         """Return a function that can be a graph's node in this mode."""
         return act if self.mode == "async" else lambda state: _drive(act(state))
 
@@ -130,11 +142,12 @@ class Stage:
             return runnable.invoke(value, config)
         return await runnable.ainvoke(value, config)
 
-    async def batch(self, runnable: Runnable[Any, T], values: list[Any]) -> list[T | Exception]:
+    async def batch(self, runnable: Runnable[Any, Any], values: list[Any]) -> None:
         """Run a batch of which some may fail."""
         if self.mode == "sync":
-            return runnable.batch(values, self.config, return_exceptions=True)
-        return await runnable.abatch(values, self.config, return_exceptions=True)
+            runnable.batch(values, self.config, return_exceptions=True)
+        else:
+            await runnable.abatch(values, self.config, return_exceptions=True)
 
     async def stream(self, runnable: Runnable[Any, Any], value: Any, chunks: int | None = None, **options: Any) -> None:
         """Stream to the end, or close the stream after that many chunks."""
@@ -181,7 +194,7 @@ class _DidNotFailError(BaseException):
     """Say that a call succeeded that a script wants to fail; no ``except Exception`` on the way hides it."""
 
 
-def question(text: str = "What is 3 + 7?") -> dict[str, Any]:
+def question(text: str = "What is 3 + 7?") -> Any:
     """Return the input of an agent."""
     return {"messages": [HumanMessage(text)]}
 

@@ -86,9 +86,7 @@ def _compare_calls(
     return Comparison(check, verdict, _counted(check, recorded), happened, note)
 
 
-def _judge(
-    check: str, recorded: Counter[str], expected: Counter[str], truth: Truth
-) -> tuple[Verdict, str | None]:
+def _judge(check: str, recorded: Counter[str], expected: Counter[str], truth: Truth) -> tuple[Verdict, str | None]:
     if truth.untold:
         return ("right" if recorded["error"] == expected["error"] else "wrong"), None
     allowed = [expected]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from langchain_core.language_models import BaseChatModel
 from langchain_openai import OpenAI
 
 from langchain_swarmlet_metrics.testing.conformance.situations.situation import Situation
@@ -130,8 +131,9 @@ SITUATIONS = (
     ),
     Situation(
         name="typed event stream",
-        sentence="A call is followed as typed events, `version=\"v3\"`.",
+        sentence='A call is followed as typed events, `version="v3"`.',
         script=_typed_events,
+        modes=("sync", "async") if hasattr(BaseChatModel, "stream_events") else (),
     ),
     Situation(
         name="stream read by many tasks",

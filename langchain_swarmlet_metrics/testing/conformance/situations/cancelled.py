@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import StructuredTool
-from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_swarmlet_metrics.testing.conformance.situations.situation import Situation
 from langchain_swarmlet_metrics.testing.conformance.stage import question
@@ -68,16 +67,9 @@ async def _task_group(stage: Stage) -> None:
 
 
 async def _step_timeout(stage: Stage) -> None:
-    async def answer(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await stage.invoke_inside(model, state["messages"])]}
-
-    model = stage.model(_unanswered)
-    graph = StateGraph(MessagesState)
-    graph.add_node("answer", stage.node(answer))
-    graph.add_edge(START, "answer")
-    compiled = graph.compile()
-    compiled.step_timeout = _TIMEOUT_S
-    await stage.fails(stage.invoke(compiled, question()))
+    graph = stage.answering(stage.model(_unanswered))
+    graph.step_timeout = _TIMEOUT_S
+    await stage.fails(stage.invoke(graph, question()))
 
 
 async def _chain(stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableParallel
 from pydantic import BaseModel
 
@@ -50,7 +50,7 @@ async def _parallel(stage: Stage) -> None:
 
 async def _generate(stage: Stage) -> None:
     stage.notes.untold = True
-    prompts = [[HumanMessage(text)] for text in ("good", "bad", "fine")]
+    prompts: list[list[BaseMessage]] = [[HumanMessage(text)] for text in ("good", "bad", "fine")]
     model = stage.model(_bad_fails)
 
     async def generate() -> None:
@@ -88,9 +88,7 @@ SITUATIONS = (
     Situation(
         name="batch with a failure", sentence="One of the four calls of a batch fails, three return.", script=_batch
     ),
-    Situation(
-        name="parallel branches", sentence="A `RunnableParallel` calls two models at once.", script=_parallel
-    ),
+    Situation(name="parallel branches", sentence="A `RunnableParallel` calls two models at once.", script=_parallel),
     Situation(
         name="generate with a failure",
         sentence="The second of three prompts of `generate` fails; LangChain reports no end of the other two and "

@@ -99,14 +99,7 @@ async def _fan_out(stage: Stage) -> None:
 
 
 async def _passed_again(stage: Stage) -> None:
-    async def answer(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await stage.invoke(model, state["messages"])]}
-
-    model = stage.model(Reply(text="x"))
-    graph = StateGraph(MessagesState)
-    graph.add_node("answer", stage.node(answer))
-    graph.add_edge(START, "answer")
-    await stage.invoke(graph.compile(), question())
+    await stage.invoke(stage.answering(stage.model(Reply(text="x")), stage.config), question())
 
 
 SITUATIONS = (

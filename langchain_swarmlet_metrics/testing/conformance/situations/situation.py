@@ -19,7 +19,7 @@ class Situation:
         name: A few words, unique.
         sentence: What happens, in one sentence.
         script: Plays it on a stage.
-        modes: The ways LangChain has of getting into it.
+        modes: The ways the installed LangChain has of getting into it; none when it can't.
         disputed: Why a record that differs from ours is no error, or None when there is one right answer.
     """
 

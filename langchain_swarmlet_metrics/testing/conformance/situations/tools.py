@@ -84,20 +84,12 @@ async def _handled_by_node(stage: Stage) -> None:
         msg = f"no entry for {word}"
         raise ValueError(msg)
 
-    async def decide(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await stage.invoke_inside(model, state["messages"])]}
-
-    model = stage.model(asking_for("look_up", word="ten"))
-    await stage.invoke(_decide_then_act(stage, decide, [stage.tool(look_up)]), question())
-
-
-def _decide_then_act(stage: Stage, decide: Any, tools: list[BaseTool]) -> Any:
     graph = StateGraph(MessagesState)
-    graph.add_node("decide", stage.node(decide))
-    graph.add_node("act", ToolNode(tools, handle_tool_errors=True))
+    graph.add_node("decide", stage.answering(stage.model(asking_for("look_up", word="ten"))))
+    graph.add_node("act", ToolNode([stage.tool(look_up)], handle_tool_errors=True))
     graph.add_edge(START, "decide")
     graph.add_edge("decide", "act")
-    return graph.compile()
+    await stage.invoke(graph.compile(), question())
 
 
 async def _answers_error(stage: Stage) -> None:
