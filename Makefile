@@ -7,7 +7,7 @@ export TMPDIR := $(shell mkdir -p .tmp && pwd)/.tmp
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench conformance conformance-recorded clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/swarmlet-metrics --root $(DEMO_ROOT) demo
@@ -24,9 +24,16 @@ lint: $(VENV)/lint.stamp
 bench: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/callbacks.py
 
+conformance: $(VENV)/conformance.stamp
+	$(BIN)/python -m langchain_swarmlet_metrics.testing.conformance --out docs/conformance.md
+
+conformance-recorded: $(VENV)/conformance.stamp
+	$(BIN)/python -m langchain_swarmlet_metrics.testing.conformance.recorded --out docs/conformance.md
+
 $(VENV)/demo.stamp: EXTRAS := demo
 $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/lint.stamp: EXTRAS := test,lint
+$(VENV)/conformance.stamp: EXTRAS := conformance
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

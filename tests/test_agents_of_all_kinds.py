@@ -7,6 +7,7 @@ import operator
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Annotated, TypedDict
 
 import pytest
@@ -35,6 +36,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
 
 THREAD = {"configurable": {"thread_id": "1"}}
 QUICK = {"initial_delay": 0, "jitter": False}
+
+NODES_KEEP_THEIR_NAME = not version("langgraph").startswith("1.1.")
+"""Whether LangGraph passes on the name of an agent that is a node of another graph."""
 
 both = pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 every_way = pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream", "events v2", "events v3"])
@@ -113,6 +117,11 @@ def tool_calls(events):
 def phases(events):
     """Return the phases of the LLM calls in order of their start."""
     return [event.phase for event in llm_calls(events)]
+
+
+def named(agent):
+    """Return the name of an agent that is a node of another graph, as far as it can be known."""
+    return agent if NODES_KEEP_THEIR_NAME else None
 
 
 def question(*before):
@@ -210,7 +219,7 @@ async def test_subgraphs(cast, way):
         await drive(outer.compile(), question(), way)
     cast.check(events)
     assert Counter(phases(events)) == {"initial": 2, "synthesis": 2}
-    assert Counter(event.agent for event in llm_calls(events)) == {"think": 2, "calculator": 2}
+    assert Counter(event.agent for event in llm_calls(events)) == {"think": 2, named("calculator"): 2}
     assert {event.parent_id for event in events} == {None}
 
 
@@ -233,7 +242,8 @@ async def test_supervisor_hands_off(cast, way):
     with recording() as events:
         await drive(team.compile(), question(), way)
     cast.check(events)
-    assert [event.agent for event in llm_calls(events)] == [None, "calculator", "calculator", None, "writer", None]
+    working = [None, named("calculator"), named("calculator"), None, named("writer"), None]
+    assert [event.agent for event in llm_calls(events)] == working
     # a hand-off leaves a tool message: who takes over does not begin anew
     assert phases(events) == ["initial", "tool_decision", "synthesis", "tool_decision", "synthesis", "synthesis"]
     hand_offs = [event for event in tool_calls(events) if event.tool.startswith("transfer_to")]
@@ -403,6 +413,7 @@ async def test_structured_output_by_tool(cast, way):
     assert phases(events) == ["initial", "tool_decision"]
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # langchain-openai up to 1.1
 @both
 @pytest.mark.parametrize("method", ["function_calling", "json_mode", "json_schema"])
 async def test_with_structured_output(cast, way, method):

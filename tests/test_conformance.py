@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -304,6 +305,13 @@ def test_documented_example():
     assert {(found.situation, found.check) for found in findings if found.verdict == "wrong"} == {
         ("cache hit", "tokens")
     }
+
+
+def test_page_knows_every_situation():
+    """The page in the docs was written with the situations that there are."""
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert [one.name for one in SITUATIONS if f"- **{one.name}**: {one.sentence}" not in page] == []
+    assert "## Recorded conversations" in page
 
 
 class ReachingOut(UsageMetadataAdapter):

@@ -17,11 +17,12 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from langchain_swarmlet_metrics import inflight, metadata
+from langchain_swarmlet_metrics import inflight, metadata, report
 from langchain_swarmlet_metrics.collector import get_metrics_collector
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, parse_timestamp
 from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
 from langchain_swarmlet_metrics.runner import WorkerRunner
+from langchain_swarmlet_metrics.summary import summarize
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest, Usage
 from tests.conftest import read_lines
 
@@ -446,6 +447,35 @@ def test_interpreter_exit_cancels_what_is_open(tmp_path):
     assert done.stderr == ""
     written = json.loads((tmp_path / done.stdout.strip() / "metadata.json").read_bytes())
     assert written["status"] == "cancelled"
+
+
+def test_show_digest_and_metadata_agree(runner, loopback):
+    """What `show`, the digest and metadata.json say of a worker are the same numbers, of the same arithmetic."""
+    replies = [
+        Reply(text="x", usage=Usage(prompt_tokens=11, completion_tokens=2, cached_tokens=5)),
+        Reply(status=500),
+        Reply(text="x", usage=None),
+    ]
+    model = loopback.model(*replies)
+    with runner.worker("agree") as worker:
+        model.invoke("one")
+        with pytest.raises(Exception, match="500"):
+            model.invoke("two")
+        model.invoke("three")
+        add.invoke({"a": 1, "b": 2})
+    summary = summarize(runner.store.events(worker.worker_id))
+    assert summary.totals == on_disk(worker).totals == worker.totals
+    assert summary.completeness == on_disk(worker).completeness
+    digest = report.digest_text(runner.store, on_disk(worker))
+    assert digest in shown(worker)
+    assert "Tokens: prompt 11, completion 2, total 13" in digest
+
+
+def shown(worker):
+    """Return what the command line shows of a worker."""
+    command = [sys.executable, "-m", "langchain_swarmlet_metrics.cli", "--root", str(worker.dir.parent), "show"]
+    done = subprocess.run([*command, str(worker.job_id)], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
 
 
 def test_batch_in_threads(runner, loopback):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import tracemalloc
 import uuid
 
 import pytest
@@ -268,6 +270,29 @@ async def test_trap_13_ids_as_text_async():
         run.run_id = str(run_id)
         await run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=AIMessage("x"))]]))
     assert len(events) == 1
+
+
+def test_trap_14_no_growth():
+    """Calls that have ended leave no memory behind: the second 2,000 take no more than the first."""
+    model = Model(answer=AIMessage)
+    with recording() as events:
+        collector = get_metrics_collector()
+        for _ in range(200):
+            model.invoke("warm up")
+        events.clear()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(2000):
+                model.invoke("go")
+                events.clear()
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+    assert collector.totals.llm_calls == 2200
+    assert grown < 50_000
 
 
 async def test_trap_14_memory_flat():
