@@ -61,26 +61,20 @@ def read_answer(response: LLMResult | None) -> Answer:
     generation = _first_generation(response)
     output = getattr(response, "llm_output", None) or {}
     message = getattr(generation, "message", None)
+    text = getattr(generation, "text", "") or ""
     if not isinstance(message, AIMessage):
-        return Answer(
-            model=output.get("model_name"),
-            usage=_usage_of_output(output.get("token_usage")),
-            text=getattr(generation, "text", "") or "",
-        )
+        return Answer(output.get("model_name"), _usage_of_output(output.get("token_usage")), (), False, text)
     about = message.response_metadata
+    model = about.get("model_name") or output.get("model_name")
     reported: Mapping[str, Any] | None = message.usage_metadata
     usage = _usage_of_message(reported) if reported else NO_USAGE
-    body = about.get("body") or {}  # of an answer that the integration could not parse
     if not usage.known:
+        body = about.get("body")  # of an answer that the integration could not parse
         usage = _usage_of_output(output.get("token_usage") or about.get("token_usage") or _get(body, "usage"))
-    return Answer(
-        model=about.get("model_name") or output.get("model_name") or _get(body, "model"),
-        usage=usage,
-        tool_calls=[*message.tool_calls, *message.invalid_tool_calls],
-        # LangChain puts a cost of 0 on what its cache serves, and on nothing else
-        cache_hit=reported is not None and reported.get("total_cost") == 0,
-        text=getattr(generation, "text", "") or "",
-    )
+        model = model or _get(body, "model")
+    # LangChain puts a cost of 0 on what its cache serves, and on nothing else
+    cache_hit = reported is not None and reported.get("total_cost") == 0
+    return Answer(model, usage, message.tool_calls or message.invalid_tool_calls, cache_hit, text)
 
 
 def _first_generation(response: LLMResult | None) -> object:
@@ -90,16 +84,15 @@ def _first_generation(response: LLMResult | None) -> object:
 
 def _usage_of_message(reported: Mapping[str, Any]) -> Usage:
     """Read ``usage_metadata``; its input and output counts include the parts of their details."""
-    inputs = reported.get("input_token_details") or {}
-    outputs = reported.get("output_token_details") or {}
-    return Usage(
-        prompt=token_count(reported.get("input_tokens")),
-        completion=token_count(reported.get("output_tokens")),
-        total=token_count(reported.get("total_tokens")),
-        cached=token_count(inputs.get("cache_read")),
-        cache_write=token_count(inputs.get("cache_creation")),
-        reasoning=token_count(outputs.get("reasoning")),
-    )
+    get = reported.get
+    cached = cache_write = reasoning = None
+    if details := get("input_token_details"):
+        cached = token_count(details.get("cache_read"))
+        cache_write = token_count(details.get("cache_creation"))
+    if details := get("output_token_details"):
+        reasoning = token_count(details.get("reasoning"))
+    prompt, completion = token_count(get("input_tokens")), token_count(get("output_tokens"))
+    return Usage(prompt, completion, token_count(get("total_tokens")), cached, cache_write, reasoning)
 
 
 def _usage_of_output(reported: object) -> Usage:
@@ -134,15 +127,6 @@ def requested_model(
     return identifier(name) if name else UNKNOWN
 
 
-def named_phase(metadata: Mapping[str, Any] | None) -> str | None:
-    """Return the phase that the user's metadata or LangChain's own summarization names, or None."""
-    if not metadata:
-        return None
-    if named := metadata.get(PHASE_KEY):
-        return identifier(named)
-    return "summary" if metadata.get("lc_source") == "summarization" else None
-
-
 def is_after_tools(messages: Sequence[BaseMessage]) -> bool:
     """Tell whether a ToolMessage follows the last HumanMessage; without any of those, the whole list counts."""
     for message in reversed(messages):
@@ -160,14 +144,33 @@ def phase_of(*, after_tools: bool, asks_for_tools: bool, answered: bool) -> str:
     return "tool_decision" if asks_for_tools or not answered else "synthesis"
 
 
-def agent_of(metadata: Mapping[str, Any] | None) -> str | None:
-    """Return which agent made a call: its own name, else the LangGraph node unless that is plumbing."""
+class Labels(NamedTuple):
+    """Hold what LangChain's metadata of a run says of the call."""
+
+    phase: str | None = None
+    agent: str | None = None
+    provider: str | None = None
+
+
+NO_LABELS = Labels()
+
+
+def read_labels(metadata: Mapping[str, Any] | None) -> Labels:
+    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider.
+
+    An agent's own name comes before that of its LangGraph node, which counts unless it is plumbing.
+    """
     if not metadata:
-        return None
-    if name := metadata.get("lc_agent_name"):
-        return identifier(name)
-    node = metadata.get("langgraph_node")
-    return identifier(node) if node and node not in _PLUMBING_NODES else None
+        return NO_LABELS
+    get = metadata.get
+    phase = get(PHASE_KEY) or ("summary" if get("lc_source") == "summarization" else None)
+    agent = get("lc_agent_name") or get("langgraph_node")
+    provider = get("ls_provider")
+    return Labels(
+        identifier(phase) if phase else None,
+        identifier(agent) if agent and (agent not in _PLUMBING_NODES or get("lc_agent_name")) else None,
+        identifier(provider) if provider else None,
+    )
 
 
 def attempt_of(tags: Sequence[str] | None) -> int | None:
@@ -176,12 +179,6 @@ def attempt_of(tags: Sequence[str] | None) -> int | None:
         if tag.startswith(RETRY_TAG) and tag[len(RETRY_TAG) :].isdecimal():
             return int(tag[len(RETRY_TAG) :])
     return None
-
-
-def provider_of(metadata: Mapping[str, Any] | None) -> str | None:
-    """Return the provider id that the model's integration gives."""
-    provider = (metadata or {}).get("ls_provider")
-    return identifier(provider) if provider else None
 
 
 def says_something(token: object, chunk: object) -> bool:

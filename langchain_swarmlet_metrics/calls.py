@@ -57,9 +57,8 @@ class OpenLLMCall(OpenCall):
         self.after_tools = messages is not None and facts.is_after_tools(messages)
         super().__init__(*base)
         if messages is None:
-            self.task = (
-                None  # LangChain starts each completion in a short task of its own, and tells when it is cancelled
-            )
+            # LangChain starts each completion in a short task of its own, and tells when it is cancelled.
+            self.task = None
 
     def first_chunk(self, token: object, chunk: object) -> None:
         """Note that the call streams, and the time of the first chunk that says something."""
@@ -69,20 +68,25 @@ class OpenLLMCall(OpenCall):
 
     def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
         """Hand the call's event to its collector."""
+        start_ts, end_ts, duration_ms = self.times()
         self.leave()
-        common = self.common()
-        requested = facts.requested_model(self.serialized, self.metadata, self.params)
-        model = identifier(answer.model) if answer.model else requested
+        labels = facts.read_labels(self.metadata)
+        model = identifier(answer.model or facts.requested_model(self.serialized, self.metadata, self.params))
         usage, source = self._usage(answer, model, ending)
-        if self.id is not None and answer.tool_calls:
-            self._remember_requests(answer)
+        if answer.tool_calls and self.id is not None:
+            self._remember_requests(answer, self.id)
         self.collector.add(
             LLMCall(
-                phase=self._phase(answer, ending),
+                phase=self.phase or labels.phase or self._phase(answer, ending),
                 model=model,
+                start_ts=start_ts,
+                end_ts=end_ts,
+                duration_ms=duration_ms,
                 prompt_tokens=usage.prompt,
                 completion_tokens=usage.completion,
                 total_tokens=usage.total,
+                id=self.id,
+                parent_id=self.parent_id,
                 success=None if ending.success else False,
                 error=ending.error,
                 error_type=ending.error_type,
@@ -93,8 +97,9 @@ class OpenLLMCall(OpenCall):
                 reasoning_tokens=usage.reasoning,
                 usage_source=source,
                 cache_hit=answer.cache_hit or None,
-                provider=facts.provider_of(self.metadata),
-                **common,
+                attempt=facts.attempt_of(self.tags) if self.tags else None,
+                agent=labels.agent,
+                provider=labels.provider,
             )
         )
 
@@ -111,14 +116,8 @@ class OpenLLMCall(OpenCall):
                 call.abandon("unfinished")
 
     def _phase(self, answer: Answer, ending: Ending) -> str:
-        return (
-            self.phase
-            or facts.named_phase(self.metadata)
-            or facts.phase_of(
-                after_tools=self.after_tools,
-                asks_for_tools=bool(answer.tool_calls),
-                answered=ending.success,
-            )
+        return facts.phase_of(
+            after_tools=self.after_tools, asks_for_tools=bool(answer.tool_calls), answered=ending.success
         )
 
     def _usage(self, answer: Answer, model: str, ending: Ending) -> tuple[Usage, UsageSource | None]:
@@ -145,14 +144,14 @@ class OpenLLMCall(OpenCall):
             return None
         return Usage(prompt, completion, prompt + completion)
 
-    def _remember_requests(self, answer: Answer) -> None:
+    def _remember_requests(self, answer: Answer, call_id: int) -> None:
         """Note which tools the answer asks for: their calls name this one, and some may not exist."""
         bound = facts.bound_tools(self.params)
         for request in answer.tool_calls:
             tool_call_id = request.get("id")
-            if not tool_call_id or self.id is None:
+            if not tool_call_id:
                 continue
-            self.collector.requested_by[tool_call_id] = self.id
+            self.collector.requested_by[tool_call_id] = call_id
             if bound is not None and request.get("name") not in bound:
                 self.collector.unbound_tools[tool_call_id] = identifier(request.get("name"))
 
@@ -176,18 +175,25 @@ class OpenToolCall(OpenCall):
             self.requested_by = self.collector.requested_by.get(tool_call_id)
             self.collector.unbound_tools.pop(tool_call_id, None)
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:  # noqa: ARG002 - tools have no LLM answer
         """Hand the call's event to its collector."""
+        start_ts, end_ts, duration_ms = self.times()
         self.leave()
         self.collector.add(
             ToolCall(
                 tool=identifier(self.tool),
+                start_ts=start_ts,
+                end_ts=end_ts,
+                duration_ms=duration_ms,
                 success=ending.success,
                 error=ending.error,
+                id=self.id,
+                parent_id=self.parent_id,
                 requested_by=self.requested_by,
                 error_type=ending.error_type,
                 outcome=ending.outcome,
-                **self.common(),
+                attempt=facts.attempt_of(self.tags) if self.tags else None,
+                agent=facts.read_labels(self.metadata).agent,
             )
         )
 
@@ -214,7 +220,7 @@ def record_unknown_tools(
                 id=collector.next_id(),
                 requested_by=collector.requested_by.get(answer.tool_call_id),
                 outcome="unknown_tool",
-                agent=facts.agent_of(metadata),
+                agent=facts.read_labels(metadata).agent,
             )
         )
 

@@ -76,11 +76,12 @@ class EventWriter:
 
     def _append(self, lines: bytes) -> None:
         with self._lock:
-            if self._file.closed:
-                msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
-                raise ValueError(msg)
             data = b"\n" + lines if self._torn else lines
-            written = self._file.write(data)
+            try:
+                written = self._file.write(data)
+            except ValueError:
+                msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
+                raise ValueError(msg) from None
             self._torn = torn = written != len(data)
         if torn:
             msg = f"only {written} of {len(data)} bytes could be written to {self._path}"

@@ -160,18 +160,21 @@ def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
         start_ns: wall clock at the start, nanoseconds since the epoch.
         elapsed_ns: monotonic time that the call took, nanoseconds; below 0 counts as 0.
     """
-    start_us = start_ns // 1000
-    elapsed_us = max(elapsed_ns + 500, 0) // 1000
-    return _timestamp(start_us), _timestamp(start_us + elapsed_us), (elapsed_us + 500) // 1000
+    elapsed_us = (elapsed_ns + 500) // 1000 if elapsed_ns > 0 else 0
+    seconds, start_us = divmod(start_ns // 1000, _SECOND_US)
+    second = _second(seconds)
+    end_us = start_us + elapsed_us
+    end_ts = f"{second}{end_us:06d}Z" if end_us < _SECOND_US else _timestamp(seconds * _SECOND_US + end_us)
+    return f"{second}{start_us:06d}Z", end_ts, (elapsed_us + 500) // 1000
 
 
 def milliseconds(elapsed_ns: int) -> int:
     """Return the ``duration_ms`` that `span` gives a call that took so many nanoseconds."""
-    return (max(elapsed_ns + 500, 0) // 1000 + 500) // 1000
+    return ((elapsed_ns + 500) // 1000 + 500) // 1000 if elapsed_ns > 0 else 0
 
 
 def _timestamp(time_us: int) -> str:
-    seconds, micros = divmod(time_us, 1_000_000)
+    seconds, micros = divmod(time_us, _SECOND_US)
     return f"{_second(seconds)}{micros:06d}Z"
 
 
@@ -180,6 +183,7 @@ def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.")
 
 
+_SECOND_US = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -99,7 +99,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
         call = inflight.calls.pop(run_key(run_id), None)
-        if isinstance(call, OpenLLMCall):
+        if call is not None:
             call.end(RETURNED, facts.read_answer(response))
 
     def on_llm_error(
@@ -107,8 +107,9 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
         call = inflight.calls.pop(run_key(run_id), None)
-        if isinstance(call, OpenLLMCall):
+        if call is not None:
             call.end(Ending.of(error), facts.read_answer(response))
+        if isinstance(call, OpenLLMCall):
             call.abandon_batch()
 
     def on_tool_start(

@@ -13,6 +13,7 @@ from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
 from langchain_swarmlet_metrics.events import Outcome, span
 from langchain_swarmlet_metrics.metadata import Parent
@@ -101,7 +102,7 @@ class OpenCall(ABC):
         self.clock_ns = perf_counter_ns()
 
     @abstractmethod
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
         """Hand the call's event to its collector; whoever took the call out of the map calls this, once."""
 
     def enter(self) -> None:
@@ -133,18 +134,9 @@ class OpenCall(ABC):
             return False
         return self.task.done() or (self.task is leaving and not self.streamed)
 
-    def common(self) -> dict[str, Any]:
-        """Return the fields that every event has, ending now."""
-        start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
-        return {
-            "start_ts": start_ts,
-            "end_ts": end_ts,
-            "duration_ms": duration_ms,
-            "id": self.id,
-            "parent_id": self.parent_id,
-            "attempt": facts.attempt_of(self.tags),
-            "agent": facts.agent_of(self.metadata),
-        }
+    def times(self) -> tuple[str, str, int]:
+        """Return when the call started and ended (now), and its duration in milliseconds, as an event has them."""
+        return span(self.start_ns, perf_counter_ns() - self.clock_ns)
 
     def _task_done(self, _task: asyncio.Task[Any]) -> None:
         # A stream outlives the task of its first chunk when each chunk is awaited in a task of its own.

@@ -33,7 +33,7 @@ class Totals(msgspec.Struct, kw_only=True):
 
     def add(self, event: Event) -> None:
         """Count one event."""
-        if event.failed:
+        if event.success is False and event.failed:
             self.errors += 1
         if not isinstance(event, LLMCall):
             self.tool_calls += 1

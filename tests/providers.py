@@ -39,7 +39,7 @@ class ProviderServer(ABC):
         self.requests: list[Asked] = []
         self._replies = iter(replies)
         self._http = _Listener(("127.0.0.1", 0), _Handler)
-        self._http.server = self
+        self._http.provider = self
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -156,7 +156,7 @@ class GeminiServer(ProviderServer):
     def whole(self, said: Said, asked: Asked) -> JSON:
         """Build an answer with one candidate."""
         part = {"functionCall": {"name": said.tool, "args": said.args}} if said.tool else {"text": said.text}
-        return self._answer(part, said.usage) | {}
+        return self._answer(part, said.usage)
 
     def stream(self, said: Said, asked: Asked) -> list[bytes]:
         """Build the events of a stream: each has the usage so far, of which the last counts."""
@@ -186,7 +186,7 @@ class GeminiServer(ProviderServer):
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
-    server: ProviderServer
+    provider: ProviderServer
 
     def server_bind(self) -> None:
         """Bind without looking up the name of the address, which can ask the network."""
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a request."""
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, kind, data = self.server.server.receive(self.path, json.loads(raw))
+        status, kind, data = self.server.provider.receive(self.path, json.loads(raw))
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), "Connection": "close"}.items():
             self.send_header(name, value)

@@ -27,7 +27,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send
 from pydantic import BaseModel
 
-from langchain_swarmlet_metrics import carry, inflight
+from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest
 from tests.conftest import read_lines, recording
@@ -366,7 +366,7 @@ async def test_send_fans_out(cast, way):
     assert llm_calls(events)[-1].agent == "join"
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+@both
 @pytest.mark.parametrize("decision", ["approve", "edit", "reject"])
 async def test_human_in_the_loop(cast, way, decision):
     """A tool call that waits for a human has not begun; it happens once when approved, and not when rejected."""
@@ -522,7 +522,7 @@ async def test_agents_side_by_side(cast, runner, way):
     agents = [create_agent(cast.model(calculate, f"m{n}"), [multiply], name=f"agent-{n}") for n in range(6)]
     if way == "invoke":
         with ThreadPoolExecutor() as pool:
-            workers = list(pool.map(carry(lambda agent: runner.run(agent, f"task of {agent.name}")), agents))
+            workers = list(pool.map(lambda agent: runner.run(agent, f"task of {agent.name}"), agents))
     else:
         workers = await asyncio.gather(*(runner.arun(agent, f"task of {agent.name}") for agent in agents))
     for number, worker in enumerate(workers):

@@ -75,7 +75,7 @@ def test_phase_of(after_tools, asks, answered, phase):
 )
 def test_named_phase(metadata, phase):
     """The user's word comes before LangChain's own summarization."""
-    assert facts.named_phase(metadata) == phase
+    assert facts.read_labels(metadata).phase == phase
 
 
 def test_usage_of_a_chat_answer():
@@ -163,7 +163,7 @@ def test_requested_model(serialized, metadata, params, model):
 )
 def test_agent_of(metadata, agent):
     """The agent's own name comes before the node, plumbing names nobody."""
-    assert facts.agent_of(metadata) == agent
+    assert facts.read_labels(metadata).agent == agent
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ The situations were chosen by this project: they are where counting goes wrong, 
 made for. Traces, prompts and answers, evaluation, prices and dashboards are not looked at, and this project records no
 content and no chains at all. A *cache hit* can be recognised by the `total_cost: 0` that LangChain puts beside the
 tokens: Langfuse keeps that mark among the usage details and OpenInference in the output's text, but both count the
-tokens. Where LangChain tells handlers nothing, as of a cancelled `ainvoke`, others could infer an end as this project
-does; they do not claim to.
+tokens. Of a cancelled `ainvoke` LangChain tells handlers nothing: a call left open is what a handler gets that relies
+on being told.
 """
 
 

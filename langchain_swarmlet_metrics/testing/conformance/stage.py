@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextlib import ExitStack, aclosing, closing, contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_core.messages import HumanMessage
@@ -154,7 +155,7 @@ class Stage:
         self.notes.broken_off |= chunks is not None
         if self.mode == "sync":
             with closing(runnable.stream(value, self.config, **options)) as stream:  # type: ignore[type-var]
-                for _ in zip(stream if chunks is None else range(chunks), stream, strict=False):
+                for _ in islice(stream, chunks):
                     pass
             return
         async with aclosing(runnable.astream(value, self.config, **options)) as astream:  # type: ignore[type-var]

@@ -120,7 +120,7 @@ def _compare_tokens(recorded: Tokens | None, truth: Truth, *, keeps_sums_only: b
     parts = all(getattr(recorded, part) in (getattr(expected, part), None) for part in _TOKEN_PARTS)
     verdict: Verdict = "right" if sums and total and parts else "wrong"
     described = _described(recorded)
-    if not total:
+    if sums and not total:
         described = f"{described.partition(', total')[0]}, total {recorded.total}"
     return Comparison("tokens", verdict, described, wanted, _unsaid(recorded, expected))
 
