@@ -88,11 +88,18 @@ def _usage_of_message(reported: Mapping[str, Any]) -> Usage:
     cached = cache_write = reasoning = None
     if details := get("input_token_details"):
         cached = token_count(details.get("cache_read"))
-        cache_write = token_count(details.get("cache_creation"))
+        cache_write = token_count(details.get("cache_creation")) or _writes_by_age(details)
     if details := get("output_token_details"):
         reasoning = token_count(details.get("reasoning"))
     prompt, completion = token_count(get("input_tokens")), token_count(get("output_tokens"))
     return Usage(prompt, completion, token_count(get("total_tokens")), cached, cache_write, reasoning)
+
+
+def _writes_by_age(details: Mapping[str, Any]) -> int | None:
+    """Read cache writes that langchain-anthropic names by their time to live; older versions name the sum, too."""
+    counts = [token_count(details.get(key)) for key in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")]
+    known = [count for count in [token_count(details.get("cache_creation")), *counts] if count is not None]
+    return sum(known) if known else None
 
 
 def _usage_of_output(reported: object) -> Usage:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_LINE = 1 << 20
 _TRIES = 20
 _PAUSE_S = 0.01
+_CLOSE_S = 1.0
 
 
 class EventWriter:
@@ -39,7 +40,9 @@ class EventWriter:
 
     def __init__(self, path: Path, *, lock: bool = True) -> None:
         self._path = path
-        self._lock = threading.RLock()  # a signal handler or a finalizer may write while this thread does
+        self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
+        self._closed = False
+        self._writing: list[None] = []
         self._file = open(path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 - Path.open has no opener
         _writers.add(self)
         try:
@@ -69,27 +72,40 @@ class EventWriter:
 
     def close(self) -> None:
         """Free the lock and close the file; closing again does nothing."""
-        with self._lock:
+        with self._closing:
+            self._closed = True
+            deadline = time.monotonic() + _CLOSE_S
+            while self._writing and time.monotonic() < deadline:
+                time.sleep(0)  # closed under a thread that is about to write, the descriptor could be another file's
             if not self._file.closed:
                 locks.free(self._file.fileno())
                 self._file.close()
 
     def _append(self, lines: bytes) -> None:
-        with self._lock:
-            data = b"\n" + lines if self._torn else lines
-            try:
-                written = self._file.write(data)
-            except ValueError:
+        # No lock around the write: it is one system call on a file opened for append, and threads that wait for each
+        # other here would lose far more time than they need for it.
+        writing = self._writing
+        writing.append(None)
+        try:
+            if self._closed:
                 msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
-                raise ValueError(msg) from None
-            self._torn = torn = written != len(data)
-        if torn:
+                raise ValueError(msg)
+            data = b"\n" + lines if self._torn else lines
+            written = self._file.write(data)
+        finally:
+            writing.pop()
+        if written != len(data):
+            self._torn = True
             msg = f"only {written} of {len(data)} bytes could be written to {self._path}"
             raise OSError(msg)
+        if self._torn:
+            self._torn = False
 
     def _leave_to_parent(self) -> None:
         """Close the file in a forked child; the lock stays with the parent, which has the file open still."""
-        self._lock = threading.RLock()  # another thread of the parent may have held the old one
+        self._closing = threading.RLock()  # another thread of the parent may have held the old one,
+        self._writing = []  # or have been writing
+        self._closed = True
         self._file.close()
 
 

@@ -41,7 +41,7 @@ What OpenAI once answered: the recordings in the tests of `{source}`, which `mak
 from the package index and does not keep. Every recorded answer of a chat model is served over loopback HTTP to a real
 `ChatOpenAI`, with `invoke` or `stream` as it was recorded, and once more asynchronously. The prompt, completion, total,
 cached and reasoning tokens in `metrics.jsonl` are compared with those in the recorded body, which is parsed a second
-time by other means. What a body does not report has to be absent, and a refused call has to be recorded as failed.
+time by other means. A call whose body has no usage must have no tokens, and a refused call must be recorded as failed.
 """
 _FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 
