@@ -51,6 +51,7 @@ class Answer(NamedTuple):
     tool_calls: Sequence[Mapping[str, Any]] = ()
     cache_hit: bool = False
     text: str = ""
+    shares_usage: bool = False
 
 
 NO_ANSWER = Answer()
@@ -63,10 +64,12 @@ def read_answer(response: LLMResult | None) -> Answer:
     message = getattr(generation, "message", None)
     text = getattr(generation, "text", "") or ""
     if not isinstance(message, AIMessage):
-        return Answer(output.get("model_name"), _usage_of_output(output.get("token_usage")), (), False, text)
+        reported = output.get("token_usage")
+        # LangChain leaves the count of a batch with its first answer, and an empty one with the others
+        return Answer(output.get("model_name"), _usage_of_output(reported), (), False, text, reported == {})
     about = message.response_metadata
     model = about.get("model_name") or output.get("model_name")
-    reported: Mapping[str, Any] | None = message.usage_metadata
+    reported = message.usage_metadata
     usage = _usage_of_message(reported) if reported else NO_USAGE
     if not usage.known:
         body = about.get("body")  # of an answer that the integration could not parse

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs, tokens
-from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer, Usage
+from langchain_swarmlet_metrics._langchain import Answer, Usage
 from langchain_swarmlet_metrics.collector import current_phase
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span
 from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls
@@ -66,41 +66,38 @@ class OpenLLMCall(OpenCall):
         if facts.says_something(token, chunk):
             self.ttft_ns = perf_counter_ns() - self.clock_ns
 
-    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
-        """Hand the call's event to its collector."""
+    def event(self, ending: Ending, answer: Answer) -> LLMCall:
+        """Return the event of the call, which ends now."""
         start_ts, end_ts, duration_ms = self.times()
-        self.leave()
         labels = facts.read_labels(self.metadata)
         model = identifier(answer.model or facts.requested_model(self.serialized, self.metadata, self.params))
         usage, source = self._usage(answer, model, ending)
         if answer.tool_calls and self.id is not None:
             self._remember_requests(answer, self.id)
-        self.collector.add(
-            LLMCall(
-                phase=self.phase or labels.phase or self._phase(answer, ending),
-                model=model,
-                start_ts=start_ts,
-                end_ts=end_ts,
-                duration_ms=duration_ms,
-                prompt_tokens=usage.prompt,
-                completion_tokens=usage.completion,
-                total_tokens=usage.total,
-                id=self.id,
-                parent_id=self.parent_id,
-                success=None if ending.success else False,
-                error=ending.error,
-                error_type=ending.error_type,
-                outcome=ending.outcome,
-                ttft_ms=None if self.ttft_ns is None else milliseconds(self.ttft_ns),
-                cached_tokens=usage.cached,
-                cache_write_tokens=usage.cache_write,
-                reasoning_tokens=usage.reasoning,
-                usage_source=source,
-                cache_hit=answer.cache_hit or None,
-                attempt=facts.attempt_of(self.tags) if self.tags else None,
-                agent=labels.agent,
-                provider=labels.provider,
-            )
+        return LLMCall(
+            phase=self.phase or labels.phase or self._phase(answer, ending),
+            model=model,
+            start_ts=start_ts,
+            end_ts=end_ts,
+            duration_ms=duration_ms,
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
+            total_tokens=usage.total,
+            id=self.id,
+            parent_id=self.parent_id,
+            success=None if ending.success else False,
+            error=ending.error,
+            error_type=ending.error_type,
+            outcome=ending.outcome,
+            ttft_ms=None if self.ttft_ns is None else milliseconds(self.ttft_ns),
+            cached_tokens=usage.cached,
+            cache_write_tokens=usage.cache_write,
+            reasoning_tokens=usage.reasoning,
+            usage_source=source,
+            cache_hit=answer.cache_hit or None,
+            attempt=facts.attempt_of(self.tags) if self.tags else None,
+            agent=labels.agent,
+            provider=labels.provider,
         )
 
     def abandon_batch(self) -> None:
@@ -124,7 +121,7 @@ class OpenLLMCall(OpenCall):
         """Return the usage and where it is from: the provider, an estimate, or nowhere."""
         if answer.usage.known:
             return answer.usage, None
-        if self.batch_size > 1 and ending.success and not self.streamed and self.messages is None:
+        if answer.shares_usage and self.batch_size > 1:
             return answer.usage, None  # the provider reported one count for the batch; its first call has it
         if answer.text or ending.success:
             estimate = self._estimate(answer, model)
@@ -175,26 +172,23 @@ class OpenToolCall(OpenCall):
             self.requested_by = self.collector.requested_by.get(tool_call_id)
             self.collector.unbound_tools.pop(tool_call_id, None)
 
-    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:  # noqa: ARG002 - tools have no LLM answer
-        """Hand the call's event to its collector."""
+    def event(self, ending: Ending, answer: Answer) -> ToolCall:  # noqa: ARG002 - tools have no LLM answer
+        """Return the event of the call, which ends now."""
         start_ts, end_ts, duration_ms = self.times()
-        self.leave()
-        self.collector.add(
-            ToolCall(
-                tool=identifier(self.tool),
-                start_ts=start_ts,
-                end_ts=end_ts,
-                duration_ms=duration_ms,
-                success=ending.success,
-                error=ending.error,
-                id=self.id,
-                parent_id=self.parent_id,
-                requested_by=self.requested_by,
-                error_type=ending.error_type,
-                outcome=ending.outcome,
-                attempt=facts.attempt_of(self.tags) if self.tags else None,
-                agent=facts.read_labels(self.metadata).agent,
-            )
+        return ToolCall(
+            tool=identifier(self.tool),
+            start_ts=start_ts,
+            end_ts=end_ts,
+            duration_ms=duration_ms,
+            success=ending.success,
+            error=ending.error,
+            id=self.id,
+            parent_id=self.parent_id,
+            requested_by=self.requested_by,
+            error_type=ending.error_type,
+            outcome=ending.outcome,
+            attempt=facts.attempt_of(self.tags) if self.tags else None,
+            agent=facts.read_labels(self.metadata).agent,
         )
 
 

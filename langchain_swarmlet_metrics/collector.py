@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from contextlib import contextmanager
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from langchain_swarmlet_metrics import events, logs
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _COUNT_AT = 64
+_CLOSE_S = 1.0
 
 
 class Sink(Protocol):
@@ -63,15 +68,17 @@ class MetricsCollector:
         """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
         self.unbound_tools: dict[str, str] = {}
         """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
+        self.ending: list[None] = []
+        """Holds an entry for each call that is being ended at this moment, in whatever thread."""
         self.closed = False
         self.cancelled = False
         self._buffer: list[Event] = []
         self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, logs.LogSink(worker_id), *sinks)
         self._failed_sinks: set[int] = set()
-        self._last_late: object = None
+        self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask for the totals while this thread counts
         self._key = uuid4().hex
         _live[self._key] = self
 
@@ -98,14 +105,16 @@ class MetricsCollector:
         self._count()
         return self._completeness
 
-    @property
-    def depth(self) -> int:
-        """Return how many workers this one is nested in."""
-        return 0 if self.parent is None else self.parent.depth + 1
-
     def is_within(self, other: MetricsCollector) -> bool:
         """Tell whether this is the other collector, or one of a worker nested in that one's."""
         return self is other or (self.parent is not None and self.parent.is_within(other))
+
+    def open_ancestor(self) -> MetricsCollector | None:
+        """Return the nearest collector around this one whose worker has not ended, or None."""
+        outer = self.parent
+        while outer is not None and outer.closed:
+            outer = outer.parent
+        return outer
 
     def next_id(self) -> int:
         """Return the id of the next call to start: 1, 2, 3 ..."""
@@ -123,6 +132,22 @@ class MetricsCollector:
             except Exception as error:  # noqa: BLE001 - the one guard: no sink may reach the agent
                 self._count_failure(sink, error)
 
+    def close(self) -> None:
+        """Take no more calls: wait for those that are being ended right now, and forget who asked for which tool."""
+        self.closed = True
+        deadline = time.monotonic() + _CLOSE_S
+        while self.ending and time.monotonic() < deadline:
+            time.sleep(0)
+        self.requested_by.clear()
+        self.unbound_tools.clear()
+
+    def add_sink(self, make_sink: Callable[[], Sink]) -> None:
+        """Add what a factory makes; one that raises is treated as a sink that does."""
+        try:
+            self._sinks = (*self._sinks, make_sink())
+        except Exception as error:  # noqa: BLE001 - the guard, as below
+            self._count_failure(make_sink, error)
+
     def count_late(self, run: object) -> None:
         """Count a call that started after the worker ended; it is not recorded.
 
@@ -130,9 +155,9 @@ class MetricsCollector:
             run: identifies the call, so that several handlers count it once.
         """
         with self._lock:
-            if run == self._last_late:
+            if run in self._late:
                 return
-            self._last_late = run
+            self._late.append(run)
             self._completeness.late_calls += 1
             first = self._completeness.late_calls == 1
         if first:
@@ -165,7 +190,7 @@ class MetricsCollector:
             **known: other fields of `LLMCall` that are known, such as ``prompt_tokens``.
 
         Raises:
-            ValueError: a timestamp cannot be read.
+            ValueError: a timestamp cannot be read, or a field has a value that it cannot have.
             TypeError: a field that `LLMCall` does not have.
         """
         start, end, duration_ms = _span(start_ts, end_ts)
@@ -175,10 +200,9 @@ class MetricsCollector:
             start_ts=start,
             end_ts=end,
             duration_ms=duration_ms,
-            **_known(known | {"id": self.next_id()} | _failure(error)),
+            **_known(known | _failure(error)),
         )
-        self.add(event)
-        return event
+        return self._add_by_hand(event)
 
     def record_tool_call(
         self,
@@ -201,7 +225,7 @@ class MetricsCollector:
             **known: other fields of `ToolCall` that are known, such as ``agent``.
 
         Raises:
-            ValueError: a timestamp cannot be read.
+            ValueError: a timestamp cannot be read, or a field has a value that it cannot have.
             TypeError: a field that `ToolCall` does not have.
         """
         start, end, duration_ms = _span(start_ts, end_ts)
@@ -211,8 +235,18 @@ class MetricsCollector:
             start_ts=start,
             end_ts=end,
             duration_ms=duration_ms,
-            **_known(known | failure | {"id": self.next_id(), "success": not failure if success is None else success}),
+            **_known(known | failure | {"success": not failure if success is None else success}),
         )
+        return self._add_by_hand(event)
+
+    def _add_by_hand(self, event: _Event) -> _Event:
+        """Check a hand-made event as a reader would, number it and add it."""
+        try:
+            msgspec.convert(msgspec.to_builtins(event), type(event))
+        except (msgspec.ValidationError, TypeError) as error:
+            msg = f"this is no {type(event).__name__}: {error_text(error)}; see docs/formats.md"
+            raise ValueError(msg) from None
+        event = msgspec.structs.replace(event, id=self.next_id())
         self.add(event)
         return event
 
@@ -230,14 +264,13 @@ class MetricsCollector:
 
     def _count(self) -> None:
         """Add up the events since the last time: adding up several at once is twice as fast, and needs one lock."""
-        with self._lock:
-            new = self._uncounted[:]
-            del self._uncounted[: len(new)]  # another thread may have appended meanwhile
-            for event in new:
+        with self._lock, suppress(IndexError):  # a signal handler in this thread may have counted the last one
+            while self._uncounted:
+                event = self._uncounted.pop()
                 self._totals.add(event)
                 self._completeness.add(event)
 
-    def _count_failure(self, sink: Sink, error: Exception) -> None:
+    def _count_failure(self, sink: object, error: Exception) -> None:
         with self._lock:
             self._completeness.dropped_events += 1
             first = id(sink) not in self._failed_sinks
@@ -260,6 +293,7 @@ def _find(key: str) -> MetricsCollector | None:
 
 
 _T = TypeVar("_T")
+_Event = TypeVar("_Event", LLMCall, ToolCall)
 
 _collector: ContextVar[MetricsCollector | None] = ContextVar("swarmlet_collector", default=None)
 _phase: ContextVar[str | None] = ContextVar("swarmlet_phase", default=None)
@@ -331,5 +365,11 @@ def _failure(error: object) -> dict[str, Any]:
 
 
 def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    """Make token counts safe: what is not a whole number from 0 on is not known."""
-    return {key: events.token_count(value) if key.endswith("_tokens") else value for key, value in fields.items()}
+    """Make counts and names safe: what is not a whole number from 0 on is not known, a name is short, on one line."""
+    return {key: _clean(key, value) for key, value in fields.items()}
+
+
+def _clean(key: str, value: object) -> object:
+    if key.endswith("_tokens"):
+        return events.token_count(value)
+    return identifier(value) if key in ("agent", "provider", "error_type") and value is not None else value

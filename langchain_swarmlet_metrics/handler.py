@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -13,7 +13,7 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics._langchain import parent_key, run_key
 from langchain_swarmlet_metrics.calls import OpenLLMCall, OpenToolCall, record_unknown_tools
-from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector, restore
+from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
 from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
-        call = inflight.calls.pop(run_key(run_id), None)
+        call = inflight.calls.get(run_key(run_id))
         if call is not None:
             call.end(RETURNED, facts.read_answer(response))
 
@@ -106,7 +106,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
-        call = inflight.calls.pop(run_key(run_id), None)
+        call = inflight.calls.get(run_key(run_id))
         if call is not None:
             call.end(Ending.of(error), facts.read_answer(response))
         if isinstance(call, OpenLLMCall):
@@ -134,14 +134,14 @@ class MetricsCallbackHandler(BaseCallbackHandler):
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that returned; what it returned may say that it failed."""
-        call = inflight.calls.pop(run_key(run_id), None)
+        call = inflight.calls.get(run_key(run_id))
         if call is not None:
             error = facts.handled_error(output)
             call.end(RETURNED if error is None else Ending(success=False, error=error))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that raised, was cancelled or was interrupted."""
-        call = inflight.calls.pop(run_key(run_id), None)
+        call = inflight.calls.get(run_key(run_id))
         if call is not None:
             call.end(Ending.of(error))
 
@@ -228,11 +228,13 @@ register_configure_hook(_hook, inheritable=True)  # once: a hook per use would n
 _SHARED = MetricsCallbackHandler()
 
 
-def attach() -> Token[MetricsCallbackHandler | None]:
-    """Have LangChain attach the handler to every run of this context; returns the token for `detach`."""
-    return _hook.set(_SHARED)
+def attach() -> MetricsCallbackHandler | None:
+    """Have LangChain attach the handler to every run of this context; returns what `detach` takes."""
+    before = _hook.get()
+    _hook.set(_SHARED)
+    return before
 
 
-def detach(token: Token[MetricsCallbackHandler | None]) -> None:
-    """Undo `attach`."""
-    restore(_hook, token)
+def detach(before: MetricsCallbackHandler | None) -> None:
+    """Undo `attach`, in whatever context."""
+    _hook.set(before)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
-from langchain_swarmlet_metrics.events import Outcome, span
+from langchain_swarmlet_metrics.events import Event, Outcome, span
 from langchain_swarmlet_metrics.metadata import Parent
 from langchain_swarmlet_metrics.scrub import error_text
 
@@ -102,8 +102,19 @@ class OpenCall(ABC):
         self.clock_ns = perf_counter_ns()
 
     @abstractmethod
+    def event(self, ending: Ending, answer: Answer) -> Event:
+        """Return the event of the call, which ends now."""
+
     def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
-        """Hand the call's event to its collector; whoever took the call out of the map calls this, once."""
+        """Take the call out of the map and hand its event to its collector, unless somebody else just did."""
+        ending_now = self.collector.ending
+        ending_now.append(None)  # the worker waits for this before it ends
+        try:
+            if calls.pop(self.run, None) is self:
+                self.leave()
+                self.collector.add(self.event(ending, answer))
+        finally:
+            ending_now.pop()
 
     def enter(self) -> None:
         """Put the call into the map, and watch its task: LangChain says nothing when it is cancelled."""
@@ -124,9 +135,8 @@ class OpenCall(ABC):
             _enclosing.pop(chain, None)
 
     def abandon(self, outcome: Outcome) -> None:
-        """End a call that will never be told its end, unless somebody else just did."""
-        if calls.pop(self.run, None) is self:
-            self.end(Ending(success=False, outcome=outcome))
+        """End a call that will never be told its end."""
+        self.end(Ending(success=False, outcome=outcome))
 
     def is_cancelled(self, leaving: asyncio.Task[Any] | None) -> bool:
         """Tell whether a call still open is one that was cancelled, given the task that leaves the worker."""

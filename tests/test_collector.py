@@ -154,10 +154,14 @@ def test_phase():
 
 
 def test_nesting():
-    """A collector knows what it is nested in, and how deep."""
+    """A collector knows what it is nested in, and what of that has not ended."""
     outer = MetricsCollector("outer")
     inner = MetricsCollector("inner", parent=MetricsCollector("middle", parent=outer))
-    assert (outer.depth, inner.depth) == (0, 2)
+    assert inner.open_ancestor() is inner.parent
+    inner.parent.closed = True
+    assert inner.open_ancestor() is outer
+    outer.closed = True
+    assert inner.open_ancestor() is None
     assert inner.is_within(outer)
     assert not outer.is_within(inner)
 

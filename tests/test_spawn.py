@@ -251,32 +251,29 @@ def test_slots_are_given_back(runner):
     assert list(statuses(runner).values()) == ["success", "failed", "success", "failed", "success"]
 
 
-def test_worker_that_cannot_start(tmp_path):
-    """A worker whose sinks can't be built has failed, says why, and holds up nobody."""
-
-    def no_sink(worker):
-        if worker.job_id == 1:
-            msg = "no exporter"
-            raise RuntimeError(msg)
-        return lambda _event: None
-
-    runner = WorkerRunner(tmp_path / "workers", sinks=[no_sink])
-    tools = tools_of(runner, str.upper, max_workers=1)
-    assert re.search(r"This worker failed at \S+: RuntimeError: no exporter", spawn(tools, "one"))
+def test_worker_that_cannot_start(tmp_path, monkeypatch):
+    """A worker that can't be started has failed, says why, and holds up nobody."""
+    runner = WorkerRunner(tmp_path / "workers")
+    start, tools = runner.store.start, tools_of(runner, str.upper, max_workers=1)
+    monkeypatch.setattr(runner.store, "start", no_room)
+    assert re.search(r"This worker failed at \S+: OSError: no room", spawn(tools, "one"))
+    monkeypatch.setattr(runner.store, "start", start)
     assert spawn(tools, "two").endswith("TWO")
 
 
-async def test_worker_that_cannot_start_async(tmp_path):
+def no_room(_metadata):
+    """Fail as a full disk does."""
+    msg = "no room"
+    raise OSError(msg)
+
+
+async def test_worker_that_cannot_start_async(tmp_path, monkeypatch):
     """On a loop the same holds."""
-
-    def no_sink(_worker):
-        msg = "no exporter"
-        raise RuntimeError(msg)
-
-    runner = WorkerRunner(tmp_path / "workers", sinks=[no_sink])
+    runner = WorkerRunner(tmp_path / "workers")
+    monkeypatch.setattr(runner.store, "start", no_room)
     tools = tools_of(runner, str.upper, max_workers=1)
     for _ in range(2):
-        assert "RuntimeError: no exporter" in await aspawn(tools, "one")
+        assert "OSError: no room" in await aspawn(tools, "one")
 
 
 # Workers that spawn workers
