@@ -65,8 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _store(options: argparse.Namespace) -> ArtifactStore:
+    """Return the store to look at; looking makes no folder."""
+    root = options.root or settings.default_root()
+    if not root.is_dir():
+        msg = f"there are no workers in {root}; name their folder with --root or {settings.DATA_PATH_VARIABLE}"
+        raise LookupError(msg)
+    return ArtifactStore(root)
+
+
 def _list(options: argparse.Namespace) -> int:
-    store = ArtifactStore(options.root)
+    store = _store(options)
     found = store.list(status=options.status, since_hours=options.since_hours, limit=max(options.limit, 1))
     for metadata in found:
         _print(report.line_text(store, metadata))
@@ -76,7 +85,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    store = ArtifactStore(options.root)
+    store = _store(options)
     try:
         metadata = store.read(options.job)
     except WorkerNotFoundError:

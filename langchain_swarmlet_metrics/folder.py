@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
-INFLIGHT_FILE = "inflight.json"
 RESULT_FILE = "result.txt"
 
 _SLUG_LENGTH = 30

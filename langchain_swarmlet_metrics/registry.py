@@ -114,15 +114,6 @@ class Registry:
         rows = self._select("WHERE job_id = ?", (job_id,))
         return rows[0] if rows else None
 
-    def find_worker(self, worker_id: str) -> Job | None:
-        """Return a job by the name of its worker's folder, or None.
-
-        Raises:
-            OSError: the index cannot be read.
-        """
-        rows = self._select("WHERE worker_id = ?", (worker_id,))
-        return rows[0] if rows else None
-
     def list(
         self,
         *,
@@ -154,15 +145,6 @@ class Registry:
         where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
         values = [value for given in wanted.values() for value in given]
         return self._select(f"{where} ORDER BY created_at DESC, job_id DESC LIMIT ?", (*values, limit))
-
-    def rebuild(self) -> None:
-        """Build the index anew from the worker folders; the old one is kept beside it, as a damaged one is.
-
-        Raises:
-            OSError: the folders cannot be read, or the index cannot be written.
-        """
-        with self._locked():
-            self._rebuild("it was asked for")
 
     def _select(self, clauses: str, values: Sequence[object]) -> Sequence[Job]:
         def select(connection: sqlite3.Connection) -> list[Job]:

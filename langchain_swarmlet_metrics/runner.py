@@ -60,14 +60,19 @@ class WorkerRunner:
         """Return whose jobs these are, now.
 
         Raises:
-            LookupError: the user's callable failed.
+            LookupError: the user's callable failed, or returned None.
         """
+        if not callable(self._owner_id):
+            return None if self._owner_id is None else str(self._owner_id)
         try:
-            owner = self._owner_id() if callable(self._owner_id) else self._owner_id
+            owner = self._owner_id()
         except Exception as error:
             msg = f"whose worker jobs these are could not be told: {type(error).__name__}: {error_text(error)}"
             raise LookupError(msg) from error
-        return None if owner is None else str(owner)
+        if owner is None:  # not everybody's: a callable that does not know must not open every job
+            msg = "whose worker jobs these are is not known: the callable given as owner_id returned None"
+            raise LookupError(msg)
+        return str(owner)
 
     def worker(self, task: str, *, config: Mapping[str, Any] | None = None) -> Worker:
         """Return a worker for a task, to be used as ``with`` or ``async with`` block.
@@ -75,8 +80,11 @@ class WorkerRunner:
         Args:
             task: what the worker is asked to do.
             config: the user's own notes on the worker, kept in ``metadata.json``.
+
+        Raises:
+            TypeError: the task is no text.
         """
-        return Worker(self, task, config)
+        return Worker(self, _text(task), config)
 
     def run(
         self,
@@ -178,3 +186,10 @@ class WorkerRunner:
         if worker is not None:
             spawner = Spawner(self, worker, max_workers=max_workers, max_depth=max_depth, executor=executor)
         return supervisor.tools(self.store, lambda: self.owner_id, spawner, include)
+
+
+def _text(task: object) -> str:
+    if isinstance(task, str):
+        return task
+    msg = f"a worker's task is a text, not {task!r}"
+    raise TypeError(msg)

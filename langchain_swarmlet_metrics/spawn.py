@@ -174,7 +174,7 @@ class Spawner:
             await asyncio.wrap_future(job.turn)
             await self._runner.arun(self._agent, job.worker)
         except CancelledError:
-            await asyncio.to_thread(job.worker.cancel)  # it may not have started
+            await asyncio.to_thread(job.worker.cancel, "its task was cancelled")  # it may not have started
             raise
 
 

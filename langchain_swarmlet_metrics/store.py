@@ -20,7 +20,6 @@ from langchain_swarmlet_metrics import settings
 from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter, is_locked
 from langchain_swarmlet_metrics.events import parse_timestamp, span, timestamp
 from langchain_swarmlet_metrics.folder import (
-    INFLIGHT_FILE,
     METADATA_FILE,
     METRICS_FILE,
     RESULT_FILE,
@@ -257,22 +256,24 @@ class ArtifactStore:
         return [*islice(found, max(limit, 0))]
 
     def status(self, metadata: Metadata) -> str:
-        """Return a worker's status now: as its metadata has it, or ``lost`` when it runs but nobody holds its lock.
+        """Return a worker's status now: as its metadata has it, or ``lost`` when it has not ended and nobody has its lock.
 
         Locks may not reach other hosts, so a worker of another host stays ``running``; see `last_sign_of_life`.
         """
         path = self.root / metadata.worker_id / METRICS_FILE
-        if metadata.status != "running" or is_locked(path) is not False:
+        if metadata.status not in _OPEN_STATUSES or is_locked(path) is not False:
+            return metadata.status
+        if metadata.status == "created" and not path.exists():  # made by hand, and not yet opened by anybody
             return metadata.status
         if metadata.process is not None and metadata.process.host != platform.node():
             return metadata.status
         latest = self._metadata(metadata.worker_id)  # it may have ended properly since the metadata was read
-        return latest.status if latest is not None and latest.status != "running" else "lost"
+        return latest.status if latest is not None and latest.status not in _OPEN_STATUSES else "lost"
 
     def last_sign_of_life(self, metadata: Metadata) -> datetime:
         """Return when a worker's files were written last, or when it was created if they are gone."""
         times = []
-        for name in (METADATA_FILE, METRICS_FILE, INFLIGHT_FILE):
+        for name in (METADATA_FILE, METRICS_FILE):
             with suppress(OSError):
                 modified = (self.root / metadata.worker_id / name).lstat().st_mtime
                 times.append(datetime.fromtimestamp(modified, UTC))

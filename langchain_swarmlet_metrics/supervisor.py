@@ -129,10 +129,12 @@ class _Reading:
         with self.store.open_file(metadata.worker_id, file_path) as file:
             if offset is None and limit is None:
                 head = file.read(WHOLE_FILE_LIMIT + 1)
+                if not head:
+                    return f"[{_shown(file_path)} is empty]"
                 if len(head) <= WHOLE_FILE_LIMIT:
                     return _text(head, file_path)
                 file.seek(0)
-            return _part(file, file_path, max(offset or 0, 0), max(limit or _LINES, 1))
+            return _part(file, file_path, max(offset or 0, 0), limit if limit and limit > 0 else _LINES)
 
     def list_workers(self, limit: int = 20, status: str | None = None, since_hours: float | None = None) -> str:
         """List worker jobs, newest first: id, status, execution time and summary of each.

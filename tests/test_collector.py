@@ -187,3 +187,40 @@ def test_threads():
         thread.join()
     assert collector.totals.llm_calls == collector.totals.prompt_tokens == len(recorded) == 4000
     assert len({event.id for event in recorded}) == 4000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"cost_usd": "0.01"}, {"outcome": "bogus"}, {"ttft_ms": -5}, {"id": "x"}, {"usage_source": "guessed"}],
+)
+def test_impossible_fields(fields):
+    """A hand-made event that no reader would take is refused when it is made, with what is wrong."""
+    collector, recorded = recorder()
+    with pytest.raises(ValueError, match="no LLMCall"):
+        collector.record_llm_call(phase="p", model="m", start_ts=0, end_ts=1, **fields)
+    assert recorded == []
+    collector.record_llm_call(phase="p", model="m", start_ts=0, end_ts=1, agent=object, cost_usd=0.5)
+    assert (recorded[0].id, collector.totals.llm_calls, collector.totals.cost_usd) == (1, 1, 0.5)
+
+
+def test_totals_inside_a_signal_handler():
+    """Asking for the totals while this very thread counts them neither hangs nor counts twice."""
+    collector, _ = recorder()
+
+    class Asking(type(collector._totals)):
+        def add(self, event):
+            assert collector.totals is not None
+            super().add(event)
+
+    collector._totals = Asking()
+    for _ in range(3):
+        collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    assert collector.totals.tool_calls == 3
+
+
+def test_late_calls_are_counted_once_each():
+    """Late calls that several handlers see, one after the other or mixed, count once each."""
+    collector, _ = recorder()
+    for run in (1, 2, 1, 2, 3):
+        collector.count_late(run)
+    assert collector.completeness.late_calls == 3

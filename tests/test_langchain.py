@@ -256,3 +256,10 @@ def test_run_key():
 def test_no_current_run():
     """Outside of any run there is none."""
     assert facts.current_run() is None
+
+
+def test_a_batch_shares_its_usage():
+    """Only an empty count means that another answer of the batch has it; none at all means there is none."""
+    shared = LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": {}})
+    missing = LLMResult(generations=[[Generation(text="x")]], llm_output=None)
+    assert (facts.read_answer(shared).shares_usage, facts.read_answer(missing).shares_usage) == (True, False)

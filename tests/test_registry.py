@@ -40,7 +40,7 @@ def test_a_job_is_found(path):
     jobs = Registry(path, list)
     assert add(jobs, "a", "ann") == 1
     assert add(jobs, "b") == 2
-    assert jobs.find(1) == jobs.find_worker("a") == Job(1, "a", "ann", "created", AFTER)
+    assert jobs.find(1) == Job(1, "a", "ann", "created", AFTER)
     jobs.update_status("a", "failed")
     assert jobs.find(1) == Job(1, "a", "ann", "failed", AFTER)
     assert jobs.find(2) == Job(2, "b", None, "created", AFTER)
@@ -52,7 +52,7 @@ def test_there_is_no_such_job(path, job_id):
     jobs = Registry(path, list)
     add(jobs, "a")
     assert jobs.find(job_id) is None
-    assert jobs.find_worker("b") is None
+    assert [job.worker_id for job in jobs.list() if job.worker_id == "b"] == []
 
 
 def test_a_worker_made_again_has_a_new_number(path):
@@ -190,17 +190,6 @@ def test_a_journal_left_over_is_not_played(path):
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_rebuild_on_demand(path):
-    """An index that lags behind the folders is built anew when asked."""
-    folders = []
-    jobs = Registry(path, lambda: folders)
-    assert jobs.list() == []
-    folders += FOLDERS
-    assert jobs.list() == []
-    jobs.rebuild()
-    assert jobs.list() == FOLDERS[::-1]
-
-
 def test_numbers_that_cannot_be(path):
     """Of two folders with one number the older has it, and numbers that leave no room for the next are nobody's."""
     copy = Job(7, "copy-of-7", "ann", "success", AFTER)
@@ -283,7 +272,7 @@ def test_forks_while_threads_use_the_index(path):
                 try:
                     add(jobs, f"child-{number}")
                 finally:
-                    os._exit(jobs.find_worker(f"child-{number}") is None)
+                    os._exit(f"child-{number}" not in [job.worker_id for job in jobs.list(limit=10_000)])
             assert os.waitpid(child, 0)[1] == 0
         done.set()
         for thread in threads:

@@ -366,8 +366,7 @@ def test_the_last_sign_of_life(store):
     metadata = store.create("task")
     folder = store.root / metadata.worker_id
     (folder / "metrics.jsonl").touch()
-    (folder / "inflight.json").touch()
-    for latest in ("metadata.json", "metrics.jsonl", "inflight.json"):
+    for latest in ("metadata.json", "metrics.jsonl"):
         for path in folder.iterdir():
             os.utime(path, (0, 2000 if path.name == latest else 1000))
         assert store.last_sign_of_life(metadata) == datetime.fromtimestamp(2000, UTC)

@@ -519,9 +519,9 @@ def test_up_to_64_kb_a_file_comes_whole(runner, worker, ask):
 
 
 def test_empty_file(runner, worker, ask):
-    """An empty file is empty, and has no line 0."""
+    """An empty file is said to be empty, as some models refuse an empty answer, and has no line 0."""
     name = file_of(worker, "empty.txt", b"")
-    assert ask(runner, "read_worker_file", job_id=1, file_path=name) == ""
+    assert ask(runner, "read_worker_file", job_id=1, file_path=name) == "['empty.txt' is empty]"
     assert ask(runner, "read_worker_file", job_id=1, file_path=name, offset=0) == (
         "['empty.txt' has no line 0; lines are counted from 0]"
     )
@@ -541,7 +541,7 @@ def test_reading_by_lines(runner, worker, ask):
     assert read(limit=5).endswith("end of file]")
     assert read(offset=5) == "['sub/log.txt' has no line 5; lines are counted from 0]"
     assert read(offset=10**30).startswith("['sub/log.txt' has no line 1000000")
-    assert read(offset=-7, limit=-1) == "0\n[lines 0 to 0 of 'sub/log.txt'; read on with offset=1]"
+    assert read(offset=-7, limit=-1) == read(offset=0, limit=0) == read(offset=0)
 
 
 def test_a_part_is_at_most_64_kb(runner, worker, ask):
@@ -624,7 +624,7 @@ def test_owner_is_asked_at_each_call(tmp_path, ask):
     assert ask(runner, "read_worker_result", job_id=1) == f"Error: worker job 1 not found. {FIND}"
     assert "OF 8" in ask(runner, "spawn_worker", task="of 8")
     owners["now"] = None
-    assert ask(runner, "list_workers").count("job") == 2
+    assert ask(runner, "list_workers").startswith("Error: whose worker jobs these are is not known")
 
 
 @pytest.mark.parametrize("name", [*READING, "spawn_worker", "cancel_worker"])

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
+from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import collector as collectors
+from langchain_swarmlet_metrics import handler as handlers
 from langchain_swarmlet_metrics import inflight, metadata, report
 from langchain_swarmlet_metrics.collector import get_metrics_collector
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, parse_timestamp
@@ -487,3 +491,156 @@ def test_batch_in_threads(runner, loopback):
     assert len(events) == 20
     assert all(isinstance(event, LLMCall) for event in events)
     assert sorted(event.id for event in events) == list(range(1, 21))
+
+
+def test_overlapping_workers(runner, loopback):
+    """Workers that are open at the same time in one context keep their calls, whichever is closed first."""
+    model = loopback.model(*[Reply(text="x")] * 2)
+    first = runner.worker("first").open()
+    second = runner.worker("second").open()
+    first.close()
+    model.invoke("hello")
+    second.close()
+    assert (first.totals.llm_calls, second.totals.llm_calls) == (0, 1)
+    assert get_metrics_collector() is None
+    model.invoke("hello")
+    assert (first.completeness.late_calls, second.completeness.late_calls) == (0, 0)
+
+
+def test_nothing_stays_current_when_the_summary_is_interrupted(tmp_path):
+    """Ctrl-C in the summarizer passes; the worker is complete, and nothing stays current."""
+
+    def interrupted(_prompt):
+        raise KeyboardInterrupt
+
+    runner = WorkerRunner(tmp_path / "workers", summarizer=interrupted)
+    worker = runner.worker("one").open()
+    worker.result = "42"
+    with pytest.raises(KeyboardInterrupt):
+        worker.close()
+    assert get_metrics_collector() is None
+    assert runner.store.status(on_disk(worker)) == "success"
+
+
+def test_result_is_written_before_the_summary(tmp_path):
+    """While the summarizer works, the result and the status are on disk."""
+    seen = []
+
+    def look(_prompt):
+        seen.append((on_disk(worker).status, (worker.dir / "result.txt").read_text()))
+        return "short"
+
+    runner = WorkerRunner(tmp_path / "workers", summarizer=look)
+    with runner.worker("one") as worker:
+        worker.result = "42"
+    assert seen == [("success", "42")]
+    assert on_disk(worker).summary == "short"
+
+
+def test_summary_is_recorded_in_any_context(tmp_path, loopback):
+    """The summary's call is the worker's also when the block is left in another context."""
+    runner = WorkerRunner(tmp_path / "workers", summarizer=loopback.model(Reply(text="short")))
+    worker = runner.worker("one").open()
+    worker.result = "42"
+    contextvars.Context().run(worker.close)
+    assert [event.phase for event in read_lines(worker.dir / "metrics.jsonl")] == ["summary"]
+    collectors.set_metrics_collector(None)
+    handlers.detach(None)
+
+
+async def test_timeout_while_the_files_are_finished(tmp_path):
+    """A time-out that strikes while the worker is being finished changes neither its files nor what is current."""
+    runner = WorkerRunner(tmp_path / "workers")
+    complete, release = runner.store.complete, threading.Event()
+
+    def slow(*args, **options):
+        release.wait(10)
+        complete(*args, **options)
+
+    runner.store.complete = slow
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), runner.worker("one") as worker:
+            pass
+    assert get_metrics_collector() is None
+    release.set()
+    async with asyncio.timeout(10):
+        while on_disk(worker).status != "success":
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_forked_child_leaves_the_worker_alone(runner):
+    """A forked child that ends, by exit or by leaving the block, changes nothing about its parent's worker."""
+    with runner.worker("parent") as worker:
+        child = os.fork()
+        if child == 0:
+            try:
+                worker.close(ValueError("in the child"))
+                worker.cancel()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert on_disk(worker).status == "running"
+        assert runner.store.status(on_disk(worker)) == "running"
+    assert on_disk(worker).status == "success"
+
+
+def test_call_that_ends_as_the_block_ends(runner, monkeypatch):
+    """A call that another thread is just ending when the block ends is on disk and in the totals."""
+    reading, go_on = threading.Event(), threading.Event()
+    read_labels = facts.read_labels
+
+    def held(metadata):
+        reading.set()
+        go_on.wait(10)
+        return read_labels(metadata)
+
+    monkeypatch.setattr(facts, "read_labels", held)
+    with runner.worker("race") as worker:
+        bound = {"callbacks": [MetricsCallbackHandler(worker.collector)]}
+        thread = threading.Thread(target=add.invoke, args=({"a": 1, "b": 2}, bound))
+        thread.start()
+        assert reading.wait(10)
+        threading.Timer(0.1, go_on.set).start()
+    thread.join()
+    assert [event.tool for event in read_lines(worker.dir / "metrics.jsonl")] == ["add"]
+    assert on_disk(worker).totals.tool_calls == 1
+    assert on_disk(worker).completeness.dropped_events == 0
+
+
+def test_sink_factory_that_raises(tmp_path, caplog):
+    """A sink that cannot be made is named in one warning and counted; the worker runs."""
+
+    def no_port(_worker):
+        msg = "port in use"
+        raise OSError(msg)
+
+    worker = WorkerRunner(tmp_path / "workers", sinks=[no_port]).run(str.upper, "hello")
+    assert (worker.status, worker.result, worker.completeness.dropped_events) == ("success", "HELLO", 1)
+    assert "port in use" in caplog.text
+
+
+def test_what_asked_for_tools_is_forgotten(runner, loopback):
+    """After the worker's end nothing is kept of who asked for which tool."""
+    worker = runner.run(create_agent(loopback.model(adding), [add]), "calculate")
+    assert worker.collector.requested_by == {}
+
+
+@pytest.mark.parametrize("task", [None, 5, b"text"])
+def test_task_is_a_text(runner, task):
+    """A task that is no text is an error that names it."""
+    with pytest.raises(TypeError, match="task is a text"):
+        runner.worker(task)
+
+
+def test_queued_worker_of_a_dead_process_is_lost(runner):
+    """A worker that never got its turn because its process died is lost, not waiting for ever."""
+    code = (
+        "import os, signal, sys; from langchain_swarmlet_metrics import WorkerRunner\n"
+        "worker = WorkerRunner(sys.argv[1]).worker('queued'); worker.create()\n"
+        "print(worker.job_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(runner.store.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert runner.store.status(runner.store.read(int(done.stdout))) == "lost"
