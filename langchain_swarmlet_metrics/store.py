@@ -256,7 +256,7 @@ class ArtifactStore:
         return [*islice(found, max(limit, 0))]
 
     def status(self, metadata: Metadata) -> str:
-        """Return a worker's status now: as its metadata has it, or ``lost`` when it has not ended and nobody has its lock.
+        """Return a worker's status now: its metadata's, or ``lost`` when it has not ended and nobody has its lock.
 
         Locks may not reach other hosts, so a worker of another host stays ``running``; see `last_sign_of_life`.
         """
