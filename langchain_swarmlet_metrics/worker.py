@@ -82,7 +82,7 @@ class Worker(WorkerState):
                         with self._summarizing():
                             self._summary = agents.summarize(summarizer, self.task, self._text or "")
                     finally:
-                        self._finish()
+                        self._complete(last=True)
         finally:
             self._detach()
 
@@ -98,7 +98,7 @@ class Worker(WorkerState):
                             self._summary = await agents.asummarize(summarizer, self.task, self._text or "")
                 finally:
                     if summarizer is not None:
-                        await _in_thread(self._finish)
+                        await _in_thread(self._complete, last=True)
         finally:
             self._detach()
 
@@ -171,9 +171,9 @@ class Worker(WorkerState):
             if self._collector is not None:
                 msg = f"Worker {self.worker_id} has been opened before; make a new one with runner.worker(...)"
                 raise RuntimeError(msg)
-            self.create()
             self._refuse_after_end()
             try:
+                self.create()
                 self._start()
             except BaseException as error:
                 self._end_before_start(error)
@@ -210,7 +210,7 @@ class Worker(WorkerState):
         if collectors.get_metrics_collector() is self.collector:
             outer = self.collector.open_ancestor()
             collectors.set_metrics_collector(outer)
-            handler.detach(before if outer is not None or before is None else None)
+            handler.detach(None if outer is None else before)
 
     def _stop(self, error: BaseException | None) -> bool:
         """Settle how the worker ended, unless that is settled; True for the one caller that has to write it down."""
@@ -251,20 +251,13 @@ class Worker(WorkerState):
             collectors.reset_metrics_collector(current)
 
     def _complete(self, *, last: bool) -> None:
-        """Write down how the worker ended and its result; that is the last of it unless a summary follows."""
+        """Write down how the worker ended, its result and its summary; unless this is the last, a summary follows."""
         assert self._ended is not None  # noqa: S101 - called after _stop only
         if last:
             self._close_collector()
         self._write_down(self._ended)
         if last:
             self._let_go()
-
-    def _finish(self) -> None:
-        """Add what the summary brought."""
-        self._close_collector()
-        self.metadata.summary = self._summary
-        self._save()
-        self._let_go()
 
     def _close_collector(self) -> None:
         collector = self.collector
@@ -298,7 +291,12 @@ class Worker(WorkerState):
             self.metadata.totals, self.metadata.completeness = self._collector.totals, self._collector.completeness
         try:
             self._runner.store.complete(
-                self.metadata, status=ended.status, elapsed_ns=ended.elapsed_ns, error=ended.error, result=self._text
+                self.metadata,
+                status=ended.status,
+                elapsed_ns=ended.elapsed_ns,
+                error=ended.error,
+                result=self._text,
+                summary=self._summary,
             )
         except OSError as error:
             logs.warn("The files of worker %s could not be finished: %s", self.worker_id, describe(error))

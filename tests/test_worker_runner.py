@@ -537,6 +537,14 @@ def test_result_is_written_before_the_summary(tmp_path):
     assert on_disk(worker).summary == "short"
 
 
+def test_secrets_stay_out_of_the_summary(tmp_path):
+    """A secret that the summarizer repeats is not written."""
+    secret = "sk-proj-AbCd3fGhIjKlMnOpQrStUvWxYz0123456789AbCd"
+    runner = WorkerRunner(tmp_path / "workers", summarizer=lambda _prompt: f"used {secret}")
+    worker = runner.run(str.upper, "hello")
+    assert on_disk(worker).summary == "used [redacted]"
+
+
 def test_summary_is_recorded_in_any_context(tmp_path, loopback):
     """The summary's call is the worker's also when the block is left in another context."""
     runner = WorkerRunner(tmp_path / "workers", summarizer=loopback.model(Reply(text="short")))
