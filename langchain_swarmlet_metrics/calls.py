@@ -102,8 +102,8 @@ class OpenLLMCall(OpenCall):
 
     def abandon_batch(self) -> None:
         """Close the other calls of a synchronous batch that this one's failure ended; nobody tells their end."""
-        if self.thread is None or self.task is not None:
-            return
+        if self.thread is None or self.task is not None or self.messages is None:
+            return  # completion models tell the end of each
         for call in list(calls.values()):
             if (
                 isinstance(call, OpenLLMCall)

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _store(options: argparse.Namespace) -> ArtifactStore:
     """Return the store to look at; looking makes no folder."""
-    root = options.root or settings.default_root()
+    root = (options.root or settings.default_root()).expanduser()
     if not root.is_dir():
         msg = f"there are no workers in {root}; name their folder with --root or {settings.DATA_PATH_VARIABLE}"
         raise LookupError(msg)

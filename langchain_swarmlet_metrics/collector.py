@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import threading
 import time
 from collections import deque
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _COUNT_AT = 64
 _CLOSE_S = 1.0
+_LATEST_S = 250_000_000_000  # the year 9892
 
 
 class Sink(Protocol):
@@ -68,8 +71,10 @@ class MetricsCollector:
         """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
         self.unbound_tools: dict[str, str] = {}
         """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
-        self.ending: list[None] = []
-        """Holds an entry for each call that is being ended at this moment, in whatever thread."""
+        self.ending: list[int] = []
+        """Holds, for each call that is being ended at this moment, the thread that does it."""
+        self.left = False
+        """Whether the worker's block has been left; it may be closed, when cancelled, long before."""
         self.closed = False
         self.cancelled = False
         self._buffer: list[Event] = []
@@ -110,9 +115,9 @@ class MetricsCollector:
         return self is other or (self.parent is not None and self.parent.is_within(other))
 
     def open_ancestor(self) -> MetricsCollector | None:
-        """Return the nearest collector around this one whose worker has not ended, or None."""
+        """Return the nearest collector around this one whose block has not been left, or None."""
         outer = self.parent
-        while outer is not None and outer.closed:
+        while outer is not None and outer.left:
             outer = outer.parent
         return outer
 
@@ -136,7 +141,8 @@ class MetricsCollector:
         """Take no more calls: wait for those that are being ended right now, and forget who asked for which tool."""
         self.closed = True
         deadline = time.monotonic() + _CLOSE_S
-        while self.ending and time.monotonic() < deadline:
+        here = threading.get_ident()  # a sink that ends the worker must not wait for itself
+        while any(thread != here for thread in self.ending[:]) and time.monotonic() < deadline:
             time.sleep(0)
         self.requested_by.clear()
         self.unbound_tools.clear()
@@ -246,8 +252,13 @@ class MetricsCollector:
         except (msgspec.ValidationError, TypeError) as error:
             msg = f"this is no {type(event).__name__}: {error_text(error)}; see docs/formats.md"
             raise ValueError(msg) from None
+        if self.closed:
+            self.count_late(object())
+            return event
         event = msgspec.structs.replace(event, id=self.next_id())
+        self.ending.append(threading.get_ident())
         self.add(event)
+        self.ending.remove(threading.get_ident())
         return event
 
     def flush(self, artifact_store: ArtifactStore) -> None:
@@ -286,6 +297,16 @@ class MetricsCollector:
 
 
 _live: WeakValueDictionary[str, MetricsCollector] = WeakValueDictionary()
+
+
+def _renew_locks() -> None:
+    """Give the collectors of a forked child new locks: another thread of the parent may have held the old ones."""
+    for collector in list(_live.values()):
+        collector._lock = threading.RLock()  # noqa: SLF001 - the other half of this class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _find(key: str) -> MetricsCollector | None:
@@ -349,6 +370,9 @@ def _nanoseconds(moment: datetime | float | str) -> int:
             msg = f"{moment!r} has no time zone; use datetime.now(UTC)"
             raise ValueError(msg)
         moment = moment.timestamp()
+    if not math.isfinite(moment) or abs(moment) > _LATEST_S:
+        msg = f"{moment!r} is no time; give seconds since the epoch, or datetime.now(UTC)"
+        raise ValueError(msg)
     return round(moment * 1e6) * 1000
 
 

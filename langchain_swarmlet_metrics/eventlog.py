@@ -42,7 +42,7 @@ class EventWriter:
         self._path = path
         self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
         self._closed = False
-        self._writing: list[None] = []
+        self._writing: list[int] = []
         self._file = open(path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 - Path.open has no opener
         _writers.add(self)
         try:
@@ -74,8 +74,8 @@ class EventWriter:
         """Free the lock and close the file; closing again does nothing."""
         with self._closing:
             self._closed = True
-            deadline = time.monotonic() + _CLOSE_S
-            while self._writing and time.monotonic() < deadline:
+            here, deadline = threading.get_ident(), time.monotonic() + _CLOSE_S
+            while any(thread != here for thread in self._writing[:]) and time.monotonic() < deadline:
                 time.sleep(0)  # closed under a thread that is about to write, the descriptor could be another file's
             if not self._file.closed:
                 locks.free(self._file.fileno())
@@ -84,8 +84,8 @@ class EventWriter:
     def _append(self, lines: bytes) -> None:
         # No lock around the write: it is one system call on a file opened for append, and threads that wait for each
         # other here would lose far more time than they need for it.
-        writing = self._writing
-        writing.append(None)
+        writing, thread = self._writing, threading.get_ident()
+        writing.append(thread)
         try:
             if self._closed:
                 msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
@@ -93,7 +93,7 @@ class EventWriter:
             data = b"\n" + lines if self._torn else lines
             written = self._file.write(data)
         finally:
-            writing.pop()
+            writing.remove(thread)
         if written != len(data):
             self._torn = True
             msg = f"only {written} of {len(data)} bytes could be written to {self._path}"

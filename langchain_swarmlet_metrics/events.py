@@ -21,6 +21,9 @@ LARGEST_COUNT = 2**53
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 """A whole number from 0 on, small enough for every JSON reader."""
 
+Cost: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+"""An amount of money, from 0 on and finite."""
+
 Outcome: TypeAlias = Literal["cancelled", "unfinished", "interrupted", "unknown_tool"]
 """What ``success`` alone cannot say about a call."""
 
@@ -56,7 +59,7 @@ class LLMCall(
     attempt: Count | None = None
     agent: str | None = None
     provider: str | None = None
-    cost_usd: float | None = None
+    cost_usd: Cost | None = None
 
     @property
     def name(self) -> str:
@@ -151,6 +154,15 @@ def parse_timestamp(text: str) -> datetime:
         ValueError: the text is not an ISO 8601 timestamp.
     """
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def time_ns(text: str) -> int:
+    """Parse a timestamp of our files into nanoseconds since the epoch.
+
+    Raises:
+        ValueError: the text is not an ISO 8601 timestamp.
+    """
+    return (parse_timestamp(text) - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from contextvars import Context
+from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,14 +108,14 @@ class OpenCall(ABC):
 
     def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
         """Take the call out of the map and hand its event to its collector, unless somebody else just did."""
-        ending_now = self.collector.ending
-        ending_now.append(None)  # the worker waits for this before it ends
+        ending_now, thread = self.collector.ending, get_ident()
+        ending_now.append(thread)  # the worker waits for this before it ends
         try:
             if calls.pop(self.run, None) is self:
                 self.leave()
                 self.collector.add(self.event(ending, answer))
         finally:
-            ending_now.pop()
+            ending_now.remove(thread)
 
     def enter(self) -> None:
         """Put the call into the map, and watch its task: LangChain says nothing when it is cancelled."""

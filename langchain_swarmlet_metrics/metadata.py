@@ -12,7 +12,7 @@ import msgspec
 from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Event, LLMCall
 
 Status: TypeAlias = Literal["created", "running", "success", "failed", "cancelled"]
-"""A worker's status as its own process writes it. Readers add ``lost``: running, but nobody holds its lock."""
+"""A worker's status as its own process writes it. Readers add ``lost``: not ended, but nobody holds its lock."""
 
 
 class Totals(msgspec.Struct, kw_only=True):

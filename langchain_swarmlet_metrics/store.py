@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from langchain_swarmlet_metrics import metadata as schema
 from langchain_swarmlet_metrics import settings
 from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter, is_locked
-from langchain_swarmlet_metrics.events import parse_timestamp, span, timestamp
+from langchain_swarmlet_metrics.events import parse_timestamp, span, time_ns, timestamp
 from langchain_swarmlet_metrics.folder import (
     METADATA_FILE,
     METRICS_FILE,
@@ -48,6 +48,7 @@ INDEX_FILE = "index.sqlite3"
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
+_OPENING_S = 0.01
 _OPEN_STATUSES = {"created", "running"}
 _PAGE = 50
 _MAX_HOURS = 1e6
@@ -88,8 +89,7 @@ class ArtifactStore:
         owner_id: str | None = None,
         config: Mapping[str, Any] | None = None,
         parent: Parent | None = None,
-        trace_id: str | None = None,
-        traceparent: str | None = None,
+        process: Process | None = None,
         store_task: bool = True,
     ) -> Metadata:
         """Make a worker's folder and its job number, with status ``created``.
@@ -99,8 +99,7 @@ class ArtifactStore:
             owner_id: whose worker it is.
             config: the user's own notes; kept without their secrets.
             parent: who spawned it.
-            trace_id: of the trace it belongs to.
-            traceparent: the W3C header that came in.
+            process: who opens its `writer` now, so that it is lost when nobody has it open; None made by hand.
             store_task: False to store no task and to keep it out of the folder's name.
         """
         now_ns = time.time_ns()
@@ -112,8 +111,7 @@ class ArtifactStore:
             created_at=timestamp(now_ns),
             config=None if config is None else cast("dict[str, Any]", scrub_value(dict(config))),
             parent=parent,
-            trace_id=trace_id,
-            traceparent=traceparent,
+            process=process,
         )
         try:
             with self._registry.adding(metadata.worker_id, owner_id, metadata.created_at) as metadata.job_id:
@@ -157,7 +155,8 @@ class ArtifactStore:
             summary: kept without secrets.
         """
         metadata.status = status
-        _, metadata.finished_at, metadata.duration_ms = span(_nanoseconds(metadata.started_at), elapsed_ns)
+        began_ns = time.time_ns() if metadata.started_at is None else time_ns(metadata.started_at)
+        _, metadata.finished_at, metadata.duration_ms = span(began_ns, elapsed_ns)
         metadata.error = None if error is None else one_line(error)
         metadata.summary = None if summary is None else _clean(summary)
         try:
@@ -263,12 +262,19 @@ class ArtifactStore:
         path = self.root / metadata.worker_id / METRICS_FILE
         if metadata.status not in _OPEN_STATUSES or is_locked(path) is not False:
             return metadata.status
-        if metadata.status == "created" and not path.exists():  # made by hand, and not yet opened by anybody
+        if metadata.status == "created" and not self._was_opened(metadata, path):
             return metadata.status
         if metadata.process is not None and metadata.process.host != platform.node():
             return metadata.status
         latest = self._metadata(metadata.worker_id)  # it may have ended properly since the metadata was read
         return latest.status if latest is not None and latest.status not in _OPEN_STATUSES else "lost"
+
+    def _was_opened(self, metadata: Metadata, path: Path) -> bool:
+        """Tell whether a queued worker's file was locked once; right now somebody may be opening it."""
+        if metadata.process is None or not path.exists():
+            return False
+        time.sleep(_OPENING_S)
+        return is_locked(path) is False
 
     def last_sign_of_life(self, metadata: Metadata) -> datetime:
         """Return when a worker's files were written last, or when it was created if they are gone."""
@@ -384,17 +390,8 @@ def _clean(text: str) -> str:
     return scrub(text).encode(errors="backslashreplace").decode()
 
 
-def _nanoseconds(moment: str | None) -> int:
-    if moment is None:
-        return time.time_ns()
-    return (parse_timestamp(moment) - _EPOCH) // timedelta(microseconds=1) * 1000
-
-
 def _hours_ago(hours: float) -> str:
     if math.isnan(hours):
         msg = "since_hours is not a number; give how many hours to look back, such as 24"
         raise ValueError(msg)
     return timestamp(max(time.time_ns() - round(max(min(hours, _MAX_HOURS), 0) * 3600e9), 0))
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -9,14 +9,15 @@ import threading
 import weakref
 from asyncio import CancelledError
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import agents, handler, inflight, logs, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics.collector import MetricsCollector
+from langchain_swarmlet_metrics.metadata import Process
 from langchain_swarmlet_metrics.state import Ending, WorkerState, describe
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Worker(WorkerState):
         self._writer: EventWriter | None = None
         self._attached: tuple[MetricsCallbackHandler | None] | None = None
         self._noting_late: threading.Timer | None = None
+        self._late_lock = threading.Lock()
         self._text: str | None = None
+        self._is_done = False
 
     # Its block
 
@@ -80,7 +83,7 @@ class Worker(WorkerState):
                 if summarizer is not None:
                     try:
                         with self._summarizing():
-                            self._summary = agents.summarize(summarizer, self.task, self._text or "")
+                            self._summary = agents.summarize(summarizer, self.task, self._answer() or "")
                     finally:
                         self._complete(last=True)
         finally:
@@ -95,7 +98,7 @@ class Worker(WorkerState):
                     await _in_thread(self._complete, last=summarizer is None)
                     if summarizer is not None:
                         with self._summarizing():
-                            self._summary = await agents.asummarize(summarizer, self.task, self._text or "")
+                            self._summary = await agents.asummarize(summarizer, self.task, self._answer() or "")
                 finally:
                     if summarizer is not None:
                         await _in_thread(self._complete, last=True)
@@ -109,12 +112,13 @@ class Worker(WorkerState):
             reason: why, for its ``error``.
         """
         error = CancelledError(reason)
-        with self._lock:
-            if self._clock_ns is None:
-                self._end_before_start(error)
-                return
+        if self._clock_ns is None:
+            with self._lock:
+                if self._clock_ns is None:
+                    self._end_before_start(error)
+                    return
         if self._stop(error):
-            self.collector.cancelled = True
+            self.collector.cancelled = self.status == "cancelled"
             self._complete(last=True)
 
     def __enter__(self) -> Self:
@@ -156,10 +160,15 @@ class Worker(WorkerState):
                 owner_id=self._runner.owner_id,
                 config=None if self._config is None else dict(self._config),
                 parent=inflight.enclosing_worker(),
+                process=Process.current(),
                 store_task=self._runner.store_task,
             )
-            self._writer = self._runner.store.writer(self.worker_id)  # locked from now on: whose lock is free is lost
             _alive.add(self)
+            try:
+                self._writer = self._runner.store.writer(self.worker_id)  # locked from now on: unlocked is lost
+            except BaseException as error:
+                self._end_before_start(error)
+                raise
 
     def start(self) -> None:
         """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context.
@@ -171,9 +180,9 @@ class Worker(WorkerState):
             if self._collector is not None:
                 msg = f"Worker {self.worker_id} has been opened before; make a new one with runner.worker(...)"
                 raise RuntimeError(msg)
+            self.create()
             self._refuse_after_end()
             try:
-                self.create()
                 self._start()
             except BaseException as error:
                 self._end_before_start(error)
@@ -202,25 +211,29 @@ class Worker(WorkerState):
         self._attached = (handler.attach(),)
 
     def _detach(self) -> None:
-        """Make the nearest worker around this one current, if this one is, in whatever context this is."""
+        """Make the nearest worker around this one current, if this one is or one inside it that has been left."""
         if self._attached is None:
             return
         (before,) = self._attached
         self._attached = None
-        if collectors.get_metrics_collector() is self.collector:
+        self.collector.left = True
+        current = collectors.get_metrics_collector()
+        if current is not None and current.left and current.is_within(self.collector):
             outer = self.collector.open_ancestor()
             collectors.set_metrics_collector(outer)
             handler.detach(None if outer is None else before)
 
     def _stop(self, error: BaseException | None) -> bool:
-        """Settle how the worker ended, unless that is settled; True for the one caller that has to write it down."""
+        """Settle how the worker ended, unless that is settled; True while somebody has to write it down."""
+        if os.getpid() != self._pid:
+            return False
         with self._lock:
-            if self._ended is not None or self._clock_ns is None or os.getpid() != self._pid:
+            if self._clock_ns is None or self._is_done:
                 return False
-            cancelled = error is not None and facts.is_cancellation(error)
-            inflight.close_calls(self.collector, cancelled=cancelled)
-            self._ended = Ending.of(error, perf_counter_ns() - self._clock_ns)
-        self._text = agents.text_of(self.result)
+            if self._ended is None:
+                self._ended = Ending.of(error, perf_counter_ns() - self._clock_ns)
+                inflight.close_calls(self.collector, cancelled=self._ended.status == "cancelled")
+                self._ended = self._ended._replace(elapsed_ns=perf_counter_ns() - self._clock_ns)
         return True
 
     def _end_before_start(self, error: BaseException) -> None:
@@ -234,7 +247,12 @@ class Worker(WorkerState):
 
     def _summarizer(self) -> Summarizer | None:
         """Return what shall write the summary, or None when there is nothing to sum up."""
-        return self._runner.summarizer if self._text and self.status == "success" else None
+        return self._runner.summarizer if self._answer() and self.status == "success" else None
+
+    def _answer(self) -> str | None:
+        if self._text is None:
+            self._text = agents.text_of(self.result)
+        return self._text
 
     @contextmanager
     def _summarizing(self) -> Iterator[None]:
@@ -252,12 +270,20 @@ class Worker(WorkerState):
 
     def _complete(self, *, last: bool) -> None:
         """Write down how the worker ended, its result and its summary; unless this is the last, a summary follows."""
-        assert self._ended is not None  # noqa: S101 - called after _stop only
-        if last:
+        with self._lock:
+            if self._ended is None or self._is_done:
+                return
+            self._write_down(self._ended)
+            if not last:
+                return
             self._close_collector()
-        self._write_down(self._ended)
-        if last:
+            if self._are_totals_stale():
+                self._save()
+            self._is_done = True
             self._let_go()
+
+    def _are_totals_stale(self) -> bool:
+        return (self.metadata.totals, self.metadata.completeness) != (self.totals, self.completeness)
 
     def _close_collector(self) -> None:
         collector = self.collector
@@ -273,14 +299,17 @@ class Worker(WorkerState):
 
     def _note_late(self) -> None:
         """Have ``metadata.json`` say soon how many calls came late; in a thread, as callbacks must not write."""
-        with self._lock:
+        with self._late_lock:
             if self._noting_late is None or not self._noting_late.is_alive():
                 self._noting_late = threading.Timer(_NOTE_LATE_AFTER_S, self._save)
                 self._noting_late.daemon = True
                 self._noting_late.start()
 
+    def _copy_totals(self) -> None:
+        self.metadata.totals, self.metadata.completeness = copy(self.totals), copy(self.completeness)
+
     def _save(self) -> None:
-        self.metadata.totals, self.metadata.completeness = self.collector.totals, self.collector.completeness
+        self._copy_totals()
         try:
             self._runner.store.save(self.metadata)
         except OSError as error:
@@ -288,14 +317,14 @@ class Worker(WorkerState):
 
     def _write_down(self, ended: Ending) -> None:
         if self._collector is not None:
-            self.metadata.totals, self.metadata.completeness = self._collector.totals, self._collector.completeness
+            self._copy_totals()
         try:
             self._runner.store.complete(
                 self.metadata,
                 status=ended.status,
                 elapsed_ns=ended.elapsed_ns,
                 error=ended.error,
-                result=self._text,
+                result=self._answer(),
                 summary=self._summary,
             )
         except OSError as error:

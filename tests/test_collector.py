@@ -78,6 +78,8 @@ def test_unreadable_times():
         collector.record_tool_call(tool_name="t", start_ts=datetime(2025, 1, 1), end_ts=0)  # noqa: DTZ001
     with pytest.raises(ValueError, match="yesterday"):
         collector.record_tool_call(tool_name="t", start_ts="yesterday", end_ts=0)
+    with pytest.raises(ValueError, match="no time"):
+        collector.record_tool_call(tool_name="t", start_ts=float("inf"), end_ts=0)
     with pytest.raises(TypeError, match="colour"):
         collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1, colour="red")
 
@@ -158,9 +160,9 @@ def test_nesting():
     outer = MetricsCollector("outer")
     inner = MetricsCollector("inner", parent=MetricsCollector("middle", parent=outer))
     assert inner.open_ancestor() is inner.parent
-    inner.parent.closed = True
+    inner.parent.left = True
     assert inner.open_ancestor() is outer
-    outer.closed = True
+    outer.left = True
     assert inner.open_ancestor() is None
     assert inner.is_within(outer)
     assert not outer.is_within(inner)
@@ -191,7 +193,15 @@ def test_threads():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"cost_usd": "0.01"}, {"outcome": "bogus"}, {"ttft_ms": -5}, {"id": "x"}, {"usage_source": "guessed"}],
+    [
+        {"cost_usd": "0.01"},
+        {"cost_usd": float("nan")},
+        {"cost_usd": -3.0},
+        {"outcome": "bogus"},
+        {"ttft_ms": -5},
+        {"id": "x"},
+        {"usage_source": "guessed"},
+    ],
 )
 def test_impossible_fields(fields):
     """A hand-made event that no reader would take is refused when it is made, with what is wrong."""

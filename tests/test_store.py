@@ -60,8 +60,6 @@ def test_create_makes_a_folder(store):
         owner_id="ann",
         config={"model": "gpt-5-mini", "retries": [1, None]},
         parent=parent,
-        trace_id="t",
-        traceparent="00-t-s-01",
     )
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_calculate-7-6", metadata.worker_id)
     assert metadata.worker_id[:19] == metadata.created_at[:19].replace(":", "-")
@@ -81,8 +79,8 @@ def test_create_makes_a_folder(store):
         "error": None,
         "summary": None,
         "config": {"model": "gpt-5-mini", "retries": [1, None]},
-        "trace_id": "t",
-        "traceparent": "00-t-s-01",
+        "trace_id": None,
+        "traceparent": None,
         "parent": {"worker_id": "outer", "event_id": 3},
         "process": None,
         "totals": ...,

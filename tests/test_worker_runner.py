@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from langchain.agents import create_agent
@@ -652,3 +654,116 @@ def test_queued_worker_of_a_dead_process_is_lost(runner):
     command = [sys.executable, "-c", code, str(runner.store.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert runner.store.status(runner.store.read(int(done.stdout))) == "lost"
+
+
+def test_interrupted_close_can_be_finished(runner, monkeypatch):
+    """A close that is interrupted before the files are written is finished by the next one."""
+    complete = runner.store.complete
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    worker = runner.worker("one").open()
+    worker.result = "42"
+    monkeypatch.setattr(runner.store, "complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.close()
+    monkeypatch.setattr(runner.store, "complete", complete)
+    worker.close(ValueError("too late to fail"))
+    assert (on_disk(worker).status, (worker.dir / "result.txt").read_text()) == ("success", "42")
+
+
+def test_worker_that_cannot_be_opened_has_failed(runner, monkeypatch):
+    """A worker whose file cannot be opened has failed, on disk too, and cannot be opened again."""
+
+    def no_files(_worker_id):
+        raise OSError(24, "Too many open files")
+
+    worker = runner.worker("one")
+    monkeypatch.setattr(runner.store, "writer", no_files)
+    with pytest.raises(OSError, match="Too many"):
+        worker.open()
+    monkeypatch.undo()
+    assert on_disk(worker).status == "failed"
+    with pytest.raises(asyncio.CancelledError):
+        worker.open()
+
+
+def test_sink_that_cancels_its_worker(tmp_path):
+    """A sink may cancel the worker that feeds it, as a budget does: at once, and the worker is cancelled."""
+    runner = WorkerRunner(tmp_path / "workers", sinks=[lambda worker: lambda _event: worker.cancel("over budget")])
+    with runner.worker("spend") as worker:
+        began = time.monotonic()
+        add.invoke({"a": 1, "b": 2})
+        assert time.monotonic() - began < 0.9
+        with pytest.raises(asyncio.CancelledError):
+            add.invoke({"a": 1, "b": 2})
+    assert (on_disk(worker).status, on_disk(worker).error) == ("cancelled", "CancelledError: over budget")
+
+
+def test_cancelled_worker_stays_stopped_after_an_inner_one(runner):
+    """A worker that was cancelled while one ran inside it is stopped at its next call."""
+    with runner.worker("outer") as outer:
+        with runner.worker("inner"):
+            thread = threading.Thread(target=outer.cancel)
+            thread.start()
+            thread.join()
+        with pytest.raises(asyncio.CancelledError):
+            add.invoke({"a": 1, "b": 2})
+    assert get_metrics_collector() is None
+
+
+async def test_abandoned_generator_inside_a_block(runner):
+    """A block whose generator is abandoned, and closed by the loop elsewhere, does not stay current after the outer."""
+
+    async def stream():
+        with runner.worker("inner"):
+            for number in range(3):
+                yield number
+
+    with runner.worker("outer"):
+        async for _ in stream():
+            break
+        gc.collect()
+        await asyncio.sleep(0.05)
+    assert get_metrics_collector() is None
+
+
+def test_living_workers_are_never_lost(runner):
+    """Readers that look while workers are made find none of them lost."""
+    seen, done = set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.update(runner.store.status(found) for found in runner.store.list(limit=5))
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    workers = [runner.worker("quick") for _ in range(40)]
+    for worker in workers:
+        worker.create()
+    for worker in workers:
+        worker.open().close()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert seen <= {"created", "running", "success"}
+
+
+def test_worker_made_by_hand_is_not_lost(tmp_path):
+    """A worker folder that is filled by hand stays what its metadata says."""
+    store = WorkerRunner(tmp_path / "workers").store
+    made = store.create("by hand")
+    collector = collectors.MetricsCollector(made.worker_id)
+    collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    collector.flush(store)
+    assert store.status(store.read_worker(made.worker_id)) == "created"
+
+
+def test_hand_made_event_after_the_end(runner):
+    """An event that is recorded by hand after the worker's end is counted late, nowhere else."""
+    with runner.worker("one") as worker:
+        pass
+    worker.collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    assert (worker.totals.tool_calls, worker.completeness.late_calls) == (0, 1)
