@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from langchain.agents import create_agent
@@ -689,13 +688,12 @@ def test_worker_that_cannot_be_opened_has_failed(runner, monkeypatch):
         worker.open()
 
 
-def test_sink_that_cancels_its_worker(tmp_path):
-    """A sink may cancel the worker that feeds it, as a budget does: at once, and the worker is cancelled."""
+def test_sink_that_cancels_its_worker(tmp_path, monkeypatch):
+    """A sink may cancel the worker that feeds it, as a budget does: without waiting for itself."""
+    monkeypatch.setattr(collectors.time, "sleep", lambda _seconds: pytest.fail("it waits"))
     runner = WorkerRunner(tmp_path / "workers", sinks=[lambda worker: lambda _event: worker.cancel("over budget")])
     with runner.worker("spend") as worker:
-        began = time.monotonic()
         add.invoke({"a": 1, "b": 2})
-        assert time.monotonic() - began < 0.9
         with pytest.raises(asyncio.CancelledError):
             add.invoke({"a": 1, "b": 2})
     assert (on_disk(worker).status, on_disk(worker).error) == ("cancelled", "CancelledError: over budget")
