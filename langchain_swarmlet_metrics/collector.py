@@ -137,6 +137,11 @@ class MetricsCollector:
             except Exception as error:  # noqa: BLE001 - the one guard: no sink may reach the agent
                 self._count_failure(sink, error)
 
+    def stop(self) -> None:
+        """Take no more calls from this moment on, and stop the agent at its next one."""
+        self.cancelled = True
+        self.closed = True
+
     def close(self) -> None:
         """Take no more calls: wait for those that are being ended right now, and forget who asked for which tool."""
         self.closed = True
@@ -167,11 +172,8 @@ class MetricsCollector:
             self._completeness.late_calls += 1
             first = self._completeness.late_calls == 1
         if first:
-            logs.warn(
-                "A call started after worker %s had ended; it and later ones are not recorded, only counted. "
-                "Await background work inside the worker block.",
-                self.worker_id,
-            )
+            text = "A call started after worker %s had ended; such calls are only counted. Await them inside its block."
+            logs.warn(text, self.worker_id)
         if self._on_late is not None:
             self._on_late()
 
@@ -287,13 +289,8 @@ class MetricsCollector:
             first = id(sink) not in self._failed_sinks
             self._failed_sinks.add(id(sink))
         if first:
-            logs.warn(
-                "Sink %s of worker %s failed: %s. The agent is not affected; further failures are only counted, "
-                "in completeness.dropped_events.",
-                sink,
-                self.worker_id,
-                error_text(error),
-            )
+            text = "Sink %s of worker %s failed: %s. The agent is not affected; further failures are only counted."
+            logs.warn(text, sink, self.worker_id, error_text(error))
 
 
 _live: WeakValueDictionary[str, MetricsCollector] = WeakValueDictionary()

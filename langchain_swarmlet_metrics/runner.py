@@ -114,10 +114,11 @@ class WorkerRunner:
             run_config = agents.config_of(agent, worker.worker_id, config)
             worker.result = agents.call(agent, given, run_config, timeout_s)
         except Exception as error:  # noqa: BLE001 - what an agent raises is the worker's outcome
-            worker.collector.cancelled = isinstance(error, agents.AgentTimeoutError)
+            if isinstance(error, agents.AgentTimeoutError):
+                worker.collector.stop()
             worker.close(error)
         except BaseException as error:
-            worker.collector.cancelled = True
+            worker.collector.stop()
             worker.close(error)
             raise
         else:
@@ -151,10 +152,11 @@ class WorkerRunner:
             run_config = agents.config_of(agent, worker.worker_id, config)
             worker.result = await agents.acall(agent, given, run_config, timeout_s)
         except Exception as error:  # noqa: BLE001 - what an agent raises is the worker's outcome
-            worker.collector.cancelled = isinstance(error, agents.AgentTimeoutError)
+            if isinstance(error, agents.AgentTimeoutError):
+                worker.collector.stop()
             await worker.aclose(error)
         except BaseException as error:
-            worker.collector.cancelled = True  # what is left of it in threads stops at its next call
+            worker.collector.stop()  # what is left of it in threads stops at its next call
             await worker.aclose(error)
             raise
         else:

@@ -118,7 +118,8 @@ class Worker(WorkerState):
                     self._end_before_start(error)
                     return
         if self._stop(error):
-            self.collector.cancelled = self.status == "cancelled"
+            if self.status == "cancelled":
+                self.collector.stop()
             self._complete(last=True)
 
     def __enter__(self) -> Self:
