@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, sqlite3.Error, LookupError, ValueError) as error:
+    except (OSError, LookupError, ValueError) as error:
         print(f"{_NAME}: {report.for_terminal(error_text(error), sys.stderr)}", file=sys.stderr)
         return 1
     return status

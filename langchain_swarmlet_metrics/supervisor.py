@@ -10,7 +10,6 @@ import asyncio
 import codecs
 import functools
 import inspect
-import sqlite3
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from langchain_core.tools import StructuredTool
@@ -251,7 +250,7 @@ def _aanswering(function: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-_MISTAKES = (LookupError, ValueError, OSError, sqlite3.Error, SpawnRefusedError)
+_MISTAKES = (LookupError, ValueError, OSError, SpawnRefusedError)
 
 
 def _sentence(error: Exception) -> str:
