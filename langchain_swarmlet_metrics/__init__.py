@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.collector import (
         MetricsCollector,
-        Sink,
         get_metrics_collector,
         phase,
         reset_metrics_collector,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
     from langchain_swarmlet_metrics.logs import JSONLinesFormatter, KeyValueFormatter, configure_logging
     from langchain_swarmlet_metrics.runner import WorkerRunner
+    from langchain_swarmlet_metrics.sinks import Sink
     from langchain_swarmlet_metrics.store import ArtifactStore
     from langchain_swarmlet_metrics.supervisor import SUPERVISOR_PROMPT_HINT
     from langchain_swarmlet_metrics.worker import Worker
@@ -37,7 +37,7 @@ _MODULE_OF = {
     "MetricsCallbackHandler": "handler",
     "MetricsCollector": "collector",
     "SUPERVISOR_PROMPT_HINT": "supervisor",
-    "Sink": "collector",
+    "Sink": "sinks",
     "ToolCall": "events",
     "Worker": "worker",
     "WorkerRunner": "runner",

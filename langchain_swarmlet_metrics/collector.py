@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from langchain_swarmlet_metrics import events, logs
+from langchain_swarmlet_metrics import handmade, logs
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
 from langchain_swarmlet_metrics.metadata import Completeness, Totals
 from langchain_swarmlet_metrics.scrub import error_text, identifier
+from langchain_swarmlet_metrics.sinks import RelayedSink, Sink, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from langchain_swarmlet_metrics.handmade import Moment
+    from langchain_swarmlet_metrics.relay import Relay
     from langchain_swarmlet_metrics.store import ArtifactStore
 
 
 _COUNT_AT = 64
 _CLOSE_S = 1.0
-_LATEST_S = 250_000_000_000  # the year 9892
-
-
-class Sink(Protocol):
-    """Take one event; a sink that raises is named in one warning, then counted."""
-
-    def __call__(self, event: Event, /) -> object:
-        """Take the event."""
 
 
 class MetricsCollector:
@@ -49,6 +42,7 @@ class MetricsCollector:
         worker_id: name of the worker's folder; None for calls that belong to no worker.
         writer: the sink that writes ``metrics.jsonl``; without one, events are held until `flush`.
         sinks: what else takes each event, after the file and the log.
+        waits: whether a log line is out when the recording of its call returns; a worker waits when it ends.
         parent: the collector of the worker that this one is nested in.
         on_late: called after each call that starts when the worker has ended and is only counted.
     """
@@ -59,6 +53,7 @@ class MetricsCollector:
         *,
         writer: Sink | None = None,
         sinks: Iterable[Sink] = (),
+        waits: bool = True,
         parent: MetricsCollector | None = None,
         on_late: Callable[[], object] | None = None,
     ) -> None:
@@ -78,7 +73,8 @@ class MetricsCollector:
         self.closed = False
         self.cancelled = False
         self._buffer: list[Event] = []
-        self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, logs.LogSink(worker_id), *sinks)
+        log = logs.LogSink(worker_id, waits=waits, on_failure=self._count_failure)
+        self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, log, *sinks)
         self._failed_sinks: set[int] = set()
         self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
@@ -152,12 +148,15 @@ class MetricsCollector:
         self.requested_by.clear()
         self.unbound_tools.clear()
 
-    def add_sink(self, make_sink: Callable[[], Sink]) -> None:
-        """Add what a factory makes; one that raises is treated as a sink that does."""
-        try:
-            self._sinks = (*self._sinks, make_sink())
-        except Exception as error:  # noqa: BLE001 - the guard, as below
-            self._count_failure(make_sink, error)
+    def settle(self) -> None:
+        """Wait up to a second for each sink that has not caught up, and count what it has not taken by then."""
+        for sink in self._sinks:
+            if isinstance(sink, logs.LogSink | RelayedSink) and (left := sink.drain(_CLOSE_S)):
+                self._count_failure(sink, TimeoutError("it takes too long, or hangs"), left)
+
+    def add_sink(self, relay: Relay[Any], make_sink: Callable[[], Sink]) -> None:
+        """Add what a factory makes in the thread of a relay; one that raises is treated as a sink that does."""
+        self._sinks = (*self._sinks, RelayedSink(relay, make_sink, self._count_failure))
 
     def count_late(self, run: object) -> None:
         """Count a call that started after the worker ended; it is not recorded.
@@ -182,8 +181,8 @@ class MetricsCollector:
         *,
         phase: str,
         model: str,
-        start_ts: datetime | float | str,
-        end_ts: datetime | float | str,
+        start_ts: Moment,
+        end_ts: Moment,
         error: object = None,
         **known: Any,
     ) -> LLMCall:
@@ -201,23 +200,14 @@ class MetricsCollector:
             ValueError: a timestamp cannot be read, or a field has a value that it cannot have.
             TypeError: a field that `LLMCall` does not have.
         """
-        start, end, duration_ms = _span(start_ts, end_ts)
-        event = LLMCall(
-            phase=identifier(phase),
-            model=identifier(model),
-            start_ts=start,
-            end_ts=end,
-            duration_ms=duration_ms,
-            **_known(known | _failure(error)),
-        )
-        return self._add_by_hand(event)
+        return self._add_by_hand(handmade.llm_call(phase, model, start_ts, end_ts, error, known))
 
     def record_tool_call(
         self,
         *,
         tool_name: str,
-        start_ts: datetime | float | str,
-        end_ts: datetime | float | str,
+        start_ts: Moment,
+        end_ts: Moment,
         success: bool | None = None,
         error: object = None,
         **known: Any,
@@ -236,24 +226,10 @@ class MetricsCollector:
             ValueError: a timestamp cannot be read, or a field has a value that it cannot have.
             TypeError: a field that `ToolCall` does not have.
         """
-        start, end, duration_ms = _span(start_ts, end_ts)
-        failure = _failure(error)
-        event = ToolCall(
-            tool=identifier(tool_name),
-            start_ts=start,
-            end_ts=end,
-            duration_ms=duration_ms,
-            **_known(known | failure | {"success": not failure if success is None else success}),
-        )
-        return self._add_by_hand(event)
+        return self._add_by_hand(handmade.tool_call(tool_name, start_ts, end_ts, success, error, known))
 
     def _add_by_hand(self, event: _Event) -> _Event:
-        """Check a hand-made event as a reader would, number it and add it."""
-        try:
-            msgspec.convert(msgspec.to_builtins(event), type(event))
-        except (msgspec.ValidationError, TypeError) as error:
-            msg = f"this is no {type(event).__name__}: {error_text(error)}; see docs/formats.md"
-            raise ValueError(msg) from None
+        """Number a hand-made event and add it."""
         if self.closed:
             self.count_late(object())
             return event
@@ -283,14 +259,16 @@ class MetricsCollector:
                 self._totals.add(event)
                 self._completeness.add(event)
 
-    def _count_failure(self, sink: object, error: Exception) -> None:
+    def _count_failure(self, sink: object, error: Exception, number: int = 1) -> None:
         with self._lock:
-            self._completeness.dropped_events += 1
+            self._completeness.dropped_events += number
+            if self._completeness.drop_reason is None:
+                self._completeness.drop_reason = f"{name_of(sink)}: {error_text(error)}"
             first = id(sink) not in self._failed_sinks
             self._failed_sinks.add(id(sink))
         if first:
             text = "Sink %s of worker %s failed: %s. The agent is not affected; further failures are only counted."
-            logs.warn(text, sink, self.worker_id, error_text(error))
+            logs.warn(text, name_of(sink), self.worker_id, error_text(error))
 
 
 _live: WeakValueDictionary[str, MetricsCollector] = WeakValueDictionary()
@@ -357,40 +335,3 @@ def restore(variable: ContextVar[_T | None], token: Token[_T | None]) -> None:
 def current_phase() -> str | None:
     """Return the phase that the user named for this context, or None."""
     return _phase.get()
-
-
-def _nanoseconds(moment: datetime | float | str) -> int:
-    if isinstance(moment, str):
-        moment = events.parse_timestamp(moment)
-    if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            msg = f"{moment!r} has no time zone; use datetime.now(UTC)"
-            raise ValueError(msg)
-        moment = moment.timestamp()
-    if not math.isfinite(moment) or abs(moment) > _LATEST_S:
-        msg = f"{moment!r} is no time; give seconds since the epoch, or datetime.now(UTC)"
-        raise ValueError(msg)
-    return round(moment * 1e6) * 1000
-
-
-def _span(start_ts: datetime | float | str, end_ts: datetime | float | str) -> tuple[str, str, int]:
-    start = _nanoseconds(start_ts)
-    return events.span(start, _nanoseconds(end_ts) - start)
-
-
-def _failure(error: object) -> dict[str, Any]:
-    if error is None:
-        return {}
-    kind = {"error_type": type(error).__name__} if isinstance(error, BaseException) else {}
-    return {"success": False, "error": error_text(error), **kind}
-
-
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    """Make counts and names safe: what is not a whole number from 0 on is not known, a name is short, on one line."""
-    return {key: _clean(key, value) for key, value in fields.items()}
-
-
-def _clean(key: str, value: object) -> object:
-    if key.endswith("_tokens"):
-        return events.token_count(value)
-    return identifier(value) if key in ("agent", "provider", "error_type") and value is not None else value

@@ -39,6 +39,7 @@ class EventWriter:
     """
 
     def __init__(self, path: Path, *, lock: bool = True) -> None:
+        self.name = path.name
         self._path = path
         self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
         self._closed = False

@@ -2,6 +2,9 @@
 
 The logger ``langchain_swarmlet_metrics`` has a ``NullHandler`` and nothing else. Who has logging set up sees
 its records there once the logger's level is INFO; who has not calls `configure_logging`.
+
+The handlers run in a thread of their own: one that hangs, on a pipe that nobody reads or a server that does not
+answer, must not hold up the agent.
 """
 
 from __future__ import annotations
@@ -11,19 +14,25 @@ import json
 import logging
 import re
 import time
-from functools import lru_cache
+from contextvars import Context, copy_context
+from functools import lru_cache, partial
+from queue import Full
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
+from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 LOGGER_NAME = "langchain_swarmlet_metrics"
 LLM_CALL_COMPLETE = "llm_call_complete"
 TOOL_CALL_COMPLETE = "tool_call_complete"
+
+_WAIT_S = 1.0
 
 _logger = logging.getLogger(LOGGER_NAME)
 _logger.addHandler(logging.NullHandler())
@@ -37,13 +46,29 @@ class LogSink:
 
     Args:
         worker_id: the worker whose events come, or None outside of workers.
+        waits: whether a call returns only when the handlers have the event; otherwise `drain` tells.
+        on_failure: told what a handler raises.
     """
 
-    def __init__(self, worker_id: str | None) -> None:
+    name = "the log"
+
+    def __init__(
+        self,
+        worker_id: str | None,
+        *,
+        waits: bool = True,
+        on_failure: Callable[[LogSink, Exception], object] | None = None,
+    ) -> None:
         self._worker_id = worker_id
+        self._waits = waits
+        self._sender = Sender(_relay, _handle, on_failure and partial(on_failure, self))
 
     def __call__(self, event: Event) -> None:
-        """Log one event, unless nobody listens at INFO."""
+        """Log one event, unless nobody listens at INFO.
+
+        Raises:
+            Full: so many events wait for a handler that hangs that this one is dropped.
+        """
         if not _logger.isEnabledFor(logging.INFO):
             return
         fields = msgspec.to_builtins(event, enc_hook=str)
@@ -54,7 +79,13 @@ class LogSink:
         # is no str. And info() would look for its caller, which takes 2 us and always finds this line.
         message, args = fields["event"] + " %s", (_Pairs(fields),)
         record = _logger.makeRecord(LOGGER_NAME, logging.INFO, __file__, 0, message, args, None, "LogSink", fields)
-        _logger.handle(record)
+        self._sender.send((copy_context(), record))
+        if self._waits:
+            self._sender.drain(_WAIT_S)
+
+    def drain(self, timeout_s: float = _WAIT_S) -> int:
+        """Wait until the handlers have this worker's events, and return how many they have not, as one hangs."""
+        return self._sender.drain(timeout_s)
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -157,8 +188,32 @@ def warn(message: str, *args: object) -> None:
         message: the text, with ``%s`` where an argument goes.
         *args: what a model may have written: each ``=`` in it becomes ``\x3d``, so that no search for a field finds it.
     """
-    with contextlib.suppress(Exception):  # the user's filters and handlers run in here, in the agent's time
-        _logger.warning(message, *(str(arg).replace("=", r"\x3d") for arg in args), stacklevel=2)
+    if _logger.isEnabledFor(logging.WARNING):
+        file, line, caller, _ = _logger.findCaller(stacklevel=2)
+        values = tuple(str(arg).replace("=", r"\x3d") for arg in args)
+        record = _logger.makeRecord(LOGGER_NAME, logging.WARNING, file, line, message, values, None, caller)
+        with contextlib.suppress(Full):
+            _warnings.send((copy_context(), record))
+            _warnings.drain(_WAIT_S)
+
+
+def _handle(item: tuple[Context, logging.LogRecord]) -> None:
+    """Have the handlers take a record, in the context in which it was made."""
+    context, record = item
+    context.run(_logger.handle, record)
+
+
+def drain(timeout_s: float = _WAIT_S) -> bool:
+    """Wait until the handlers have everything logged so far, and tell whether they have: one may hang.
+
+    Args:
+        timeout_s: how long to wait at most, in seconds.
+    """
+    return _relay.drain(timeout_s)
+
+
+_relay: Relay[tuple[Sender[Any], Any]] = Relay(deliver)
+_warnings = Sender(_relay, _handle)
 
 
 class _Pairs:

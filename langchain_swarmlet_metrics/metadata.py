@@ -49,11 +49,16 @@ class Totals(msgspec.Struct, kw_only=True):
 
 
 class Completeness(msgspec.Struct, kw_only=True):
-    """Say what the numbers of a worker leave out."""
+    """Say what the numbers of a worker leave out.
+
+    ``dropped_events`` counts what a sink did not take, ``metrics.jsonl`` or another; ``drop_reason`` says which sink
+    was the first, and why.
+    """
 
     calls_without_usage: int = 0
     unpriced_calls: int = 0
     dropped_events: int = 0
+    drop_reason: str | None = None
     unfinished_calls: int = 0
     late_calls: int = 0
     price_source: str | None = None

@@ -7,8 +7,9 @@ import atexit
 import os
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty, Full, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Relay(Generic[_Item]):
         state = self._state
         if self._unstarted:
             return True
-        if state.thread == _thread.get_ident() or state.stuck_at == state.handled:
+        if self.runs_here() or state.stuck_at == state.handled:
             return False
         handled = state.handled
         reached: SimpleQueue[None] = SimpleQueue()  # unlike a lock, it may be waited for on an event loop's thread
@@ -71,6 +72,10 @@ class Relay(Generic[_Item]):
             return False
         return True
 
+    def runs_here(self) -> bool:
+        """Tell whether this is the relay's own thread."""
+        return self._state.thread == _thread.get_ident()
+
     def _start(self) -> None:
         with suppress(IndexError):  # another thread does it at this moment
             self._unstarted.pop()
@@ -81,6 +86,63 @@ class Relay(Generic[_Item]):
         self._state = _State()
         self._unstarted = [True]
         weakref.finalize(self, self._queue.put, _STOP).atexit = False
+
+
+class Sender(Generic[_Item]):
+    """Send items through a relay that others may use as well, and know how many of them still wait.
+
+    Args:
+        relay: whose thread takes the items; its function is `deliver`.
+        take: takes an item.
+        on_failure: told what it raises.
+    """
+
+    def __init__(
+        self,
+        relay: Relay[tuple[Sender[Any], Any]],
+        take: Callable[[_Item], object],
+        on_failure: Callable[[Exception], object] | None = None,
+    ) -> None:
+        self._relay = relay
+        self._take = take
+        self._on_failure = on_failure
+        self._waiting: deque[None] = deque()  # its length counts, as adding and taking is one step for any thread
+
+    def send(self, item: _Item) -> None:
+        """Have an item taken soon, without waiting.
+
+        Raises:
+            Full: too many wait already; this one is not sent.
+        """
+        self._waiting.append(None)
+        if not self._relay.put((self, item)):
+            self._waiting.pop()
+            msg = f"{len(self._waiting)} events wait for it already; it takes too long, or hangs"
+            raise Full(msg)
+
+    def drain(self, timeout_s: float) -> int:
+        """Wait as `Relay.drain` does, and return how many items have not been taken.
+
+        In the relay's own thread nobody can wait for them; they are on their way, so it returns 0.
+        """
+        if not self._waiting or self._relay.runs_here() or self._relay.drain(timeout_s):
+            return 0
+        return len(self._waiting)
+
+    def deliver(self, item: _Item) -> None:
+        """Have the item taken, in the relay's thread."""
+        try:
+            self._take(item)
+        except Exception as error:  # noqa: BLE001 - it is the user's own code
+            if self._on_failure is not None:
+                self._on_failure(error)
+        finally:
+            self._waiting.pop()
+
+
+def deliver(item: tuple[Sender[_Item], _Item]) -> None:
+    """Take what a `Sender` sent."""
+    item[0].deliver(item[1])
 
 
 class _State:

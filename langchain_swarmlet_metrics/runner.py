@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_swarmlet_metrics import agents, supervisor
 from langchain_swarmlet_metrics.scrub import error_text
+from langchain_swarmlet_metrics.sinks import sink_relay
 from langchain_swarmlet_metrics.spawn import Spawner
 from langchain_swarmlet_metrics.store import ArtifactStore
 from langchain_swarmlet_metrics.worker import Worker
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
     from langchain_swarmlet_metrics.agents import Agent, Summarizer
-    from langchain_swarmlet_metrics.collector import Sink
+    from langchain_swarmlet_metrics.sinks import Sink
 
 Owner: TypeAlias = "str | Callable[[], str | None] | None"
 
@@ -32,7 +33,8 @@ class WorkerRunner:
             writable, or the user data folder.
         owner_id: whose jobs these are, a text or a callable asked each time; the supervisor tools show this owner's
             jobs only. None sees every job.
-        sinks: what else takes each event: called with the `Worker` as its block starts, each returns a sink.
+        sinks: what else takes each event: called with the `Worker` as its block starts, each returns a sink. They run
+            in a thread of their own; the end of the block waits up to a second for those that have not caught up.
         summarizer: a chat model or a callable that turns a prompt into the worker's ``summary``.
         store_task: whether the task is written to disk; without it, the worker's name is neutral too.
 
@@ -50,7 +52,7 @@ class WorkerRunner:
         store_task: bool = True,
     ) -> None:
         self.store = ArtifactStore(root)
-        self.sinks = tuple(sinks)
+        self.sinks = tuple((sink_relay(), make_sink) for make_sink in sinks)
         self.summarizer = summarizer
         self.store_task = store_task
         self._owner_id = owner_id

@@ -193,11 +193,12 @@ class Worker(WorkerState):
         self._collector = MetricsCollector(
             self.worker_id,
             writer=self._writer,
+            waits=False,
             parent=collectors.get_metrics_collector(),
             on_late=self._note_late,
         )
-        for make_sink in self._runner.sinks:
-            self._collector.add_sink(partial(make_sink, self))
+        for relay, make_sink in self._runner.sinks:
+            self._collector.add_sink(relay, partial(make_sink, self))
         tokens.preload(settings.tiktoken_cache_dir())
         clock_ns = perf_counter_ns()  # before it notes the start, so that no call ends after the worker did
         self._runner.store.start(self.metadata)
@@ -278,6 +279,13 @@ class Worker(WorkerState):
             if not last:
                 return
             self._close_collector()
+        self.collector.settle()  # without the lock: a sink may be cancelling the worker, as a budget does
+        self._finish()
+
+    def _finish(self) -> None:
+        with self._lock:
+            if self._is_done:
+                return
             if self._are_totals_stale():
                 self._save()
             self._is_done = True

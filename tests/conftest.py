@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import certifi
 import pytest
 from langchain_openai import ChatOpenAI
 
-from langchain_swarmlet_metrics import collector, handler, inflight
+from langchain_swarmlet_metrics import collector, handler, inflight, logs
 from langchain_swarmlet_metrics.events import Event, decode
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.testing import OpenAIServer, Reply
@@ -27,6 +28,9 @@ def _nothing_left_behind() -> Iterator[None]:
     logger = logging.getLogger("langchain_swarmlet_metrics")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     yield
+    deadline = time.monotonic() + 10
+    while not logs.drain() and time.monotonic() < deadline:
+        time.sleep(0.01)  # a handler that hung in the test has just been let go
     left = list(inflight.calls.values())
     inflight.calls.clear()
     enclosing = dict(inflight._enclosing)

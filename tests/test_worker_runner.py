@@ -694,9 +694,11 @@ def test_sink_that_cancels_its_worker(tmp_path, monkeypatch):
     runner = WorkerRunner(tmp_path / "workers", sinks=[lambda worker: lambda _event: worker.cancel("over budget")])
     with runner.worker("spend") as worker:
         add.invoke({"a": 1, "b": 2})
+        worker.collector.settle()
         with pytest.raises(asyncio.CancelledError):
             add.invoke({"a": 1, "b": 2})
     assert (on_disk(worker).status, on_disk(worker).error) == ("cancelled", "CancelledError: over budget")
+    assert on_disk(worker).completeness.dropped_events == 0
 
 
 def test_cancelled_worker_stays_stopped_after_an_inner_one(runner):
