@@ -10,9 +10,10 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs, tokens
 from langchain_swarmlet_metrics._langchain import Answer, Usage
 from langchain_swarmlet_metrics.collector import current_phase
-from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span
+from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span, timestamp
 from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls
 from langchain_swarmlet_metrics.scrub import error_text, identifier
+from langchain_swarmlet_metrics.snapshot import StartedCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +101,17 @@ class OpenLLMCall(OpenCall):
             provider=labels.provider,
         )
 
+    def describe(self) -> StartedCall:
+        """Return what is known of the call while it is open."""
+        return StartedCall(
+            event="llm_call",
+            model=identifier(facts.requested_model(self.serialized, self.metadata, self.params)),
+            start_ts=timestamp(self.start_ns),
+            id=self.id or 0,
+            parent_id=self.parent_id,
+            agent=facts.read_labels(self.metadata).agent,
+        )
+
     def abandon_batch(self) -> None:
         """Close the other calls of a synchronous batch that this one's failure ended; nobody tells their end."""
         if self.thread is None or self.task is not None or self.messages is None:
@@ -171,6 +183,17 @@ class OpenToolCall(OpenCall):
         if tool_call_id is not None:
             self.requested_by = self.collector.requested_by.get(tool_call_id)
             self.collector.unbound_tools.pop(tool_call_id, None)
+
+    def describe(self) -> StartedCall:
+        """Return what is known of the call while it is open."""
+        return StartedCall(
+            event="tool_call",
+            tool=identifier(self.tool),
+            start_ts=timestamp(self.start_ns),
+            id=self.id or 0,
+            parent_id=self.parent_id,
+            agent=facts.read_labels(self.metadata).agent,
+        )
 
     def event(self, ending: Ending, answer: Answer) -> ToolCall:  # noqa: ARG002 - tools have no LLM answer
         """Return the event of the call, which ends now."""

@@ -71,6 +71,11 @@ class EventWriter:
         """Append several events with one write; raises as a call does."""
         self._append(b"".join(map(encode, events)))
 
+    def size(self) -> int | None:
+        """Return how many bytes the file has, or None when the writer is closed."""
+        with self._closing:
+            return None if self._file.closed else os.fstat(self._file.fileno()).st_size
+
     def close(self) -> None:
         """Free the lock and close the file; closing again does nothing."""
         with self._closing:
@@ -129,10 +134,12 @@ class EventReader:
 
     Args:
         open_file: opens the file for reading.
+        offset: where to start, in bytes.
     """
 
-    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+    def __init__(self, open_file: Callable[[], BinaryIO], *, offset: int = 0) -> None:
         self._open_file = open_file
+        self._offset = offset
         self.skipped = 0
         """Lines that the latest iteration met so far and that are no events: torn by a crash, damaged or unknown."""
 
@@ -143,6 +150,7 @@ class EventReader:
         except FileNotFoundError:
             return
         with file:
+            file.seek(self._offset)
             for line in _lines(file):
                 if (event := decode(line)) is not None:
                     yield event

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.txt"
+SNAPSHOT_FILE = "inflight.json"
 
 _SLUG_LENGTH = 30
 _LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more

@@ -23,6 +23,8 @@ from langchain_swarmlet_metrics.scrub import error_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from langchain_swarmlet_metrics.snapshot import StartedCall
+
 
 calls: dict[int, OpenCall] = {}
 """Run (``UUID.int``) -> its open call."""
@@ -105,6 +107,10 @@ class OpenCall(ABC):
     @abstractmethod
     def event(self, ending: Ending, answer: Answer) -> Event:
         """Return the event of the call, which ends now."""
+
+    @abstractmethod
+    def describe(self) -> StartedCall:
+        """Return what is known of the call while it is open."""
 
     def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
         """Take the call out of the map and hand its event to its collector, unless somebody else just did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -14,10 +14,12 @@ from langchain_swarmlet_metrics.summary import digest, format_duration, summariz
 
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
+    from langchain_swarmlet_metrics.snapshot import StartedCall
     from langchain_swarmlet_metrics.store import ArtifactStore
 
 _OPEN = ("created", "running")
 _ABOUT = 200
+_OPEN_SHOWN = 20
 
 # Control characters but for tab and line feed, and what reorders or breaks lines.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -30,8 +32,7 @@ def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
     if metadata.started_at is None:
         return 0
     until = store.last_sign_of_life(metadata) if status == "lost" else datetime.now(UTC)
-    seconds = (until - parse_timestamp(metadata.started_at)).total_seconds()
-    return max(round(seconds * 1000), 0)
+    return _ms_between(metadata.started_at, until)
 
 
 def result_text(store: ArtifactStore, metadata: Metadata) -> str:
@@ -88,11 +89,22 @@ def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
     metadata, status = _as_it_is_now(store, metadata)
     events = store.events(metadata.worker_id)
     summary = summarize(events)
-    return digest(metadata, status, summary, skipped=events.skipped, elapsed_ms=elapsed_ms(store, metadata, status))
+    return digest(
+        metadata,
+        status,
+        summary,
+        skipped=events.skipped,
+        elapsed_ms=elapsed_ms(store, metadata, status),
+        open_calls=_open_calls(store, metadata, status),
+    )
 
 
 def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
-    """Return ``metadata.json`` as a reader should see it: with the derived status and the execution time so far."""
+    """Return ``metadata.json`` as a reader should see it.
+
+    With the derived status and the execution time so far; of a worker that has not ended also with the totals so far,
+    which its file does not have yet, and its open calls, the longest first.
+    """
     metadata, status = _as_it_is_now(store, metadata)
     elapsed = elapsed_ms(store, metadata, status)
     shown = msgspec.to_builtins(metadata) | {
@@ -100,7 +112,29 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
         "duration_ms": elapsed,
         "execution_time": format_duration(elapsed),
     }
+    if metadata.duration_ms is None:
+        shown |= _so_far(store, metadata, status)
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()
+
+
+def _so_far(store: ArtifactStore, metadata: Metadata, status: str) -> dict[str, Any]:
+    summary = summarize(store.events(metadata.worker_id))
+    calls = sorted(_open_calls(store, metadata, status), key=lambda item: -item[1])
+    return {
+        "totals": msgspec.to_builtins(summary.totals),
+        "open_calls": [msgspec.to_builtins(call) | {"age_ms": age_ms} for call, age_ms in calls[:_OPEN_SHOWN]],
+        "open_calls_in_all": len(calls),
+    }
+
+
+def _open_calls(store: ArtifactStore, metadata: Metadata, status: str) -> list[tuple[StartedCall, int]]:
+    """Return a worker's open calls, each with its age: up to now, or up to the last sign of life of a lost worker."""
+    until = store.last_sign_of_life(metadata) if status == "lost" else datetime.now(UTC)
+    return [(call, _ms_between(call.start_ts, until)) for call in store.open_calls(metadata)]
+
+
+def _ms_between(start_ts: str, until: datetime) -> int:
+    return max(round((until - parse_timestamp(start_ts)).total_seconds() * 1000), 0)
 
 
 def for_terminal(text: str, stream: TextIO) -> str:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import errno
 import math
-import platform
+import os
 import re
 import shutil
 import time
-from contextlib import closing, suppress
-from datetime import UTC, datetime
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from langchain_swarmlet_metrics import liveness, settings, snapshot
 from langchain_swarmlet_metrics import metadata as schema
-from langchain_swarmlet_metrics import settings
-from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter, is_locked
-from langchain_swarmlet_metrics.events import parse_timestamp, span, time_ns, timestamp
+from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter
+from langchain_swarmlet_metrics.events import span, time_ns, timestamp
 from langchain_swarmlet_metrics.folder import (
     METADATA_FILE,
     METRICS_FILE,
     RESULT_FILE,
+    SNAPSHOT_FILE,
     FileEntry,
     FileRefusedError,
     list_files,
@@ -33,6 +33,7 @@ from langchain_swarmlet_metrics.folder import (
     open_plain,
     replace_file,
 )
+from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.metadata import Metadata, Process
 from langchain_swarmlet_metrics.registry import Job, Registry
 from langchain_swarmlet_metrics.scrub import one_line, scrub, scrub_value
@@ -40,16 +41,16 @@ from langchain_swarmlet_metrics.search import Match, matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from langchain_swarmlet_metrics.events import Event
     from langchain_swarmlet_metrics.metadata import Parent, Status
+    from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 
 INDEX_FILE = "index.sqlite3"
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
-_OPENING_S = 0.01
-_OPEN_STATUSES = {"created", "running"}
 _PAGE = 50
 _MAX_HOURS = 1e6
 
@@ -188,6 +189,18 @@ class ArtifactStore:
         with closing(EventWriter(self._folder_to_write(worker_id) / METRICS_FILE, lock=False)) as writer:
             writer.extend(events)
 
+    def save_snapshot(self, taken: Snapshot) -> None:
+        """Write a worker's ``inflight.json``; readers see the old one or the new one, whole."""
+        replace_file(self.root / taken.worker_id / SNAPSHOT_FILE, snapshot.encode(taken))
+
+    def touch_snapshot(self, worker_id: str) -> None:
+        """Note that a worker lives, and that its ``inflight.json`` is still right."""
+        os.utime(self.root / worker_id / SNAPSHOT_FILE)
+
+    def remove_snapshot(self, worker_id: str) -> None:
+        """Remove a worker's ``inflight.json``: no call is open."""
+        (self.root / worker_id / SNAPSHOT_FILE).unlink(missing_ok=True)
+
     # What readers want to know
 
     def read(self, job_id: int) -> Metadata:
@@ -259,31 +272,18 @@ class ArtifactStore:
 
         Locks may not reach other hosts, so a worker of another host stays ``running``; see `last_sign_of_life`.
         """
-        path = self.root / metadata.worker_id / METRICS_FILE
-        if metadata.status not in _OPEN_STATUSES or is_locked(path) is not False:
-            return metadata.status
-        if metadata.status == "created" and not self._was_opened(metadata, path):
-            return metadata.status
-        if metadata.process is not None and metadata.process.host != platform.node():
-            return metadata.status
-        latest = self._metadata(metadata.worker_id)  # it may have ended properly since the metadata was read
-        return latest.status if latest is not None and latest.status not in _OPEN_STATUSES else "lost"
-
-    def _was_opened(self, metadata: Metadata, path: Path) -> bool:
-        """Tell whether a queued worker's file was locked once; right now somebody may be opening it."""
-        if metadata.process is None or not path.exists():
-            return False
-        time.sleep(_OPENING_S)
-        return is_locked(path) is False
+        return liveness.status(self.root / metadata.worker_id, metadata, lambda: self._metadata(metadata.worker_id))
 
     def last_sign_of_life(self, metadata: Metadata) -> datetime:
         """Return when a worker's files were written last, or when it was created if they are gone."""
-        times = []
-        for name in (METADATA_FILE, METRICS_FILE):
-            with suppress(OSError):
-                modified = (self.root / metadata.worker_id / name).lstat().st_mtime
-                times.append(datetime.fromtimestamp(modified, UTC))
-        return max(times) if times else parse_timestamp(metadata.created_at)
+        return liveness.last_sign(self.root / metadata.worker_id, metadata)
+
+    def open_calls(self, metadata: Metadata) -> Sequence[StartedCall]:
+        """Return the calls that were open at the latest sign of life of a worker that has not ended.
+
+        All that had been open for half a second are among them.
+        """
+        return liveness.open_calls(self.root / metadata.worker_id, metadata)
 
     def result(self, worker_id: str) -> str | None:
         """Return a worker's answer, whole, or None when it set none.
@@ -372,7 +372,7 @@ class ArtifactStore:
 
     def _newest(self, owner_id: str | None, status: str | None, since_hours: float | None) -> Iterator[Metadata]:
         # The index may lag behind a worker's own file, and never says lost: what is open in it is always looked at.
-        statuses = None if status is None else _OPEN_STATUSES | {status}
+        statuses = None if status is None else OPEN_STATUSES | {status}
         since = None if since_hours is None else _hours_ago(since_hours)
         last: Job | None = None
         while jobs := self._registry.list(owner_id=owner_id, statuses=statuses, since=since, before=last, limit=_PAGE):

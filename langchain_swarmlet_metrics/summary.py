@@ -15,7 +15,9 @@ from langchain_swarmlet_metrics.intervals import BusyTime, SelfTime, interval
 from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from langchain_swarmlet_metrics.snapshot import StartedCall
 
 LISTED_CALLS = 5
 """How many of the slowest and of the failed calls a summary keeps."""
@@ -137,7 +139,13 @@ def summarize(events: Iterable[Event]) -> Summary:
 
 
 def digest(
-    metadata: Metadata, status: str, summary: Summary, *, skipped: int = 0, elapsed_ms: int | None = None
+    metadata: Metadata,
+    status: str,
+    summary: Summary,
+    *,
+    skipped: int = 0,
+    elapsed_ms: int | None = None,
+    open_calls: Sequence[tuple[StartedCall, int]] = (),
 ) -> str:
     """Describe how a worker performed, in plain text for an LLM: short, one fact a line, the same for the same input.
 
@@ -147,10 +155,12 @@ def digest(
         summary: the sums of its events.
         skipped: how many lines of its ``metrics.jsonl`` could not be read.
         elapsed_ms: the time so far of a worker whose duration is not known yet, milliseconds.
+        open_calls: its calls that have started and not ended, each with its age in milliseconds.
     """
     lines = [
         *header_lines(metadata, status, elapsed_ms),
         *total_lines(summary),
+        *open_lines(open_calls),
         *group_lines("LLM calls by phase", summary.by_phase),
         *group_lines("LLM calls by model", summary.by_model),
         *group_lines("Tool calls by tool", summary.by_tool),
@@ -212,6 +222,18 @@ def group_lines(title: str, groups: Mapping[str, Group]) -> list[str]:
     if more := ranked[LISTED_GROUPS:]:
         items.append(f"{len(more)} more: {count(sum(group.calls for _, group in more), 'call')}")
     return _section(title, items)
+
+
+def open_lines(open_calls: Sequence[tuple[StartedCall, int]]) -> list[str]:
+    """List the calls that have been open the longest, and say how many more there are."""
+    ranked = sorted(open_calls, key=lambda item: -item[1])
+    items = [
+        f"{age_ms}ms so far: {one_line(call.name, _NAME_LIMIT)} ({call.event}, id {call.id})"
+        for call, age_ms in ranked[:LISTED_CALLS]
+    ]
+    if more := len(ranked) - len(items):
+        items.append(f"{more} more")
+    return _section("Open calls", items)
 
 
 def slowest_lines(summary: Summary) -> list[str]:

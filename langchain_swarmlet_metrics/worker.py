@@ -14,7 +14,7 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from langchain_swarmlet_metrics import agents, handler, inflight, logs, settings, tokens
+from langchain_swarmlet_metrics import agents, handler, inflight, logs, pulse, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.metadata import Process
@@ -52,6 +52,7 @@ class Worker(WorkerState):
         self._runner = runner
         self._config = config
         self._writer: EventWriter | None = None
+        self._watch: pulse.Watch | None = None
         self._attached: tuple[MetricsCallbackHandler | None] | None = None
         self._noting_late: threading.Timer | None = None
         self._late_lock = threading.Lock()
@@ -203,6 +204,8 @@ class Worker(WorkerState):
         clock_ns = perf_counter_ns()  # before it notes the start, so that no call ends after the worker did
         self._runner.store.start(self.metadata)
         self._clock_ns = clock_ns
+        if self._writer is not None:
+            self._watch = pulse.Watch(self._collector, self._writer, self._runner.store)
 
     def _refuse_after_end(self) -> None:
         if self._ended is not None:
@@ -302,6 +305,8 @@ class Worker(WorkerState):
 
     def _let_go(self) -> None:
         """Free the lock, only now that the files say how it ended, so that nobody takes the worker for lost."""
+        if self._watch is not None:
+            self._watch.close()
         if self._writer is not None:
             self._writer.close()
         _alive.discard(self)

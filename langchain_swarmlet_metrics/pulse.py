@@ -1,0 +1,157 @@
+"""The pulse of running workers: one daemon thread per process keeps their ``inflight.json`` while calls are open.
+
+No callback writes that file. A call that is open for half a second is in it, and its time of modification is the
+latest sign of life; without open calls there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import defaultdict
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from langchain_swarmlet_metrics import inflight
+from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_swarmlet_metrics.collector import MetricsCollector
+    from langchain_swarmlet_metrics.eventlog import EventWriter
+    from langchain_swarmlet_metrics.inflight import OpenCall
+    from langchain_swarmlet_metrics.store import ArtifactStore
+
+INTERVAL_S = 0.25
+
+
+class Watch:
+    """Keep the ``inflight.json`` of one worker, from now on until it is closed.
+
+    Args:
+        collector: of the worker; it and the writer are not kept alive.
+        writer: of its ``metrics.jsonl``.
+        store: where its folder is.
+    """
+
+    def __init__(self, collector: MetricsCollector, writer: EventWriter, store: ArtifactStore) -> None:
+        self._collector = weakref.ref(collector)
+        self._writer = weakref.ref(writer)
+        self._store = store
+        self._worker_id = str(collector.worker_id)
+        self._written: tuple[int, list[int | None]] | None = None
+        self._closed = False
+        self._lock = threading.RLock()  # a signal handler or a finalizer may close while this thread writes
+        _pulse.add(self)
+
+    def close(self) -> None:
+        """Remove the file; nothing is open any more."""
+        _pulse.discard(self)
+        with self._lock:
+            self._closed = True
+            self._remove()
+
+    def size(self) -> int | None:
+        """Return how long ``metrics.jsonl`` is now; None when there is nobody to write it any more."""
+        writer = self._writer()
+        return None if writer is None else writer.size()
+
+    @property
+    def collector(self) -> MetricsCollector | None:
+        """Return the collector of the worker, unless it is gone."""
+        return self._collector()
+
+    def note(self, size: int, calls: Sequence[OpenCall]) -> None:
+        """Have the file say which calls are open.
+
+        Args:
+            size: of ``metrics.jsonl``, seen before the calls.
+            calls: of the worker.
+        """
+        with self._lock, suppress(OSError):  # a full disk is noticed, and said, where events are written
+            if self._closed:
+                return
+            if not calls:
+                self._remove()
+                return
+            state = (size, [call.id for call in calls])
+            if state == self._written:
+                self._store.touch_snapshot(self._worker_id)
+            else:
+                self._written = None
+                self._store.save_snapshot(self._snapshot(size, calls))
+                self._written = state
+
+    def _snapshot(self, size: int, calls: Sequence[OpenCall]) -> Snapshot:
+        return Snapshot(
+            worker_id=self._worker_id,
+            written_at=timestamp(time.time_ns()),
+            metrics_bytes=size,
+            calls=[call.describe() for call in calls],
+        )
+
+    def _remove(self) -> None:
+        if self._written is not None:
+            self._written = None
+            with suppress(OSError):
+                self._store.remove_snapshot(self._worker_id)
+
+
+class _Pulse:
+    """The thread, and whom it watches; without anybody to watch it sleeps."""
+
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+        self._lock = threading.RLock()
+        self._is_wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: Watch) -> None:
+        with self._lock:
+            self._watches.add(watch)
+            self._is_wanted.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
+                self._thread.start()
+
+    def discard(self, watch: Watch) -> None:
+        with self._lock:
+            self._watches.discard(watch)
+            if not self._watches:
+                self._is_wanted.clear()
+
+    def _run(self) -> None:
+        while self._is_wanted.wait():
+            time.sleep(INTERVAL_S)
+            self._beat()
+
+    def _beat(self) -> None:
+        with self._lock:
+            watches = list(self._watches)
+        sizes = [(watch, watch.size()) for watch in watches]
+        calls: dict[MetricsCollector, list[OpenCall]] = defaultdict(list)
+        for call in list(inflight.calls.values()):
+            calls[call.collector].append(call)
+        for watch, size in sizes:
+            collector = watch.collector
+            if size is None or collector is None:
+                self.discard(watch)
+            else:
+                watch.note(size, calls[collector])
+
+
+_pulse = _Pulse()
+
+
+def _restart() -> None:
+    """Begin anew in a forked child: the thread and the workers are the parent's."""
+    global _pulse  # noqa: PLW0603 - the one thread of the process
+    _pulse = _Pulse()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart)
