@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 
 import langchain_swarmlet_metrics
-from langchain_swarmlet_metrics import cli, events, metadata
+from langchain_swarmlet_metrics import cli, events, metadata, snapshot
 from langchain_swarmlet_metrics.testing import OpenAIServer, Reply, ToolRequest
 from tests import shell
 from tests.test_recipes import FOLLOWED
@@ -256,6 +256,7 @@ def test_tables_of_formats_are_the_schema():
     assert table_keys(FORMATS, "`llm_call`") == ["event", *events.LLMCall.__struct_fields__]
     assert table_keys(FORMATS, "`tool_call`") == ["event", *events.ToolCall.__struct_fields__]
     assert table_keys(FORMATS, "metadata.json") == [*metadata.Metadata.__struct_fields__]
+    assert table_keys(FORMATS, "inflight.json") == [*snapshot.Snapshot.__struct_fields__]
     section = FORMATS.read_text().partition("| key of `completeness` |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == [*metadata.Completeness.__struct_fields__]
 
@@ -275,7 +276,8 @@ def test_schemas_are_fresh():
 
 def test_files_fit_the_schemas_of_the_page(demo_run):
     """What the demo wrote is valid by the schemas as the page prints them."""
-    of_events, of_metadata = [json.loads(block.code) for block in blocks_of(FORMATS) if block.language == "json"]
+    schemas = [json.loads(block.code) for block in blocks_of(FORMATS) if block.language == "json"]
+    of_events, of_metadata = schemas[:2]
     workers = sorted(path.parent for path in demo_run.root.glob("*/metadata.json"))
     assert len(workers) == 3
     for worker in workers:

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import warnings
 
 import msgspec
 import pytest
@@ -19,6 +20,8 @@ from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 from langchain_swarmlet_metrics.store import ArtifactStore
 from tests.processes import running
+
+MOMENT = "2026-01-01T00:00:00.000000Z"
 
 
 @tool
@@ -178,13 +181,11 @@ def test_call_that_ended_after_the_snapshot(runner):
     with runner.worker("add") as worker:
         size = (worker.dir / "metrics.jsonl").stat().st_size
         add.invoke({"a": 1, "b": 2})
-        calls = [
-            StartedCall(event="tool_call", tool="add", start_ts="2026-01-01T00:00:00.000000Z", id=id_) for id_ in (1, 2)
-        ]
+        calls = [StartedCall(event="tool_call", tool="add", start_ts=MOMENT, id=id_) for id_ in (1, 2)]
         runner.store.save_snapshot(
             Snapshot(
                 worker_id=worker.worker_id,
-                written_at="2026-01-01T00:00:00.000000Z",
+                written_at=MOMENT,
                 metrics_bytes=size,
                 calls=calls,
             )
@@ -207,8 +208,9 @@ def test_worker_that_nobody_closes(runner):
     worker = runner.worker("dropped").open()
     gone, store, metadata = weakref.ref(worker), runner.store, worker.metadata
     worker._detach()
-    del worker
-    gc.collect()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        del worker
+        gc.collect()
     assert gone() is None
     assert store.status(metadata) == "lost"
 
@@ -267,7 +269,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
             event=st.sampled_from(["llm_call", "tool_call"]),
             model=st.none() | NAMES,
             tool=st.none() | NAMES,
-            start_ts=st.just("2026-01-01T00:00:00.000000Z"),
+            start_ts=st.just(MOMENT),
             id=st.integers(0, 2**53),
             parent_id=st.none() | st.integers(0, 2**53),
             agent=st.none() | NAMES,
@@ -279,7 +281,7 @@ def test_format_roundtrip(calls):
     """What is encoded decodes to itself, and fits the JSON Schema."""
     import jsonschema
 
-    taken = Snapshot(worker_id="w", written_at="2026-01-01T00:00:00.000000Z", metrics_bytes=7, calls=calls)
+    taken = Snapshot(worker_id="w", written_at=MOMENT, metrics_bytes=7, calls=calls)
     assert snapshot.decode(snapshot.encode(taken)) == taken
     jsonschema.validate(msgspec.to_builtins(taken), snapshot.json_schema())
 
