@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import __version__, report, settings
+from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text
-from langchain_swarmlet_metrics.store import ArtifactStore, WorkerNotFoundError
+from langchain_swarmlet_metrics.store import ArtifactStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -262,7 +262,7 @@ class MetricsCollector:
     def _count_failure(self, sink: object, error: Exception, number: int = 1) -> None:
         with self._lock:
             self._completeness.dropped_events += number
-            if self._completeness.drop_reason is None:
+            if self._completeness.drop_reason is None or sink is self._sinks[0]:  # what is not in the file matters most
                 self._completeness.drop_reason = f"{name_of(sink)}: {error_text(error)}"
             first = id(sink) not in self._failed_sinks
             self._failed_sinks.add(id(sink))

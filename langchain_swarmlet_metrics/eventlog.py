@@ -115,6 +115,27 @@ class EventWriter:
         self._file.close()
 
 
+class NoWriter:
+    """Stand in for a writer that could not be opened: drops every event, for that reason.
+
+    Args:
+        name: of the file.
+        reason: why it could not be opened.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self._reason = reason
+
+    def __call__(self, event: Event) -> None:  # noqa: ARG002 - it is dropped
+        """Drop one event.
+
+        Raises:
+            OSError: always.
+        """
+        raise OSError(self._reason)
+
+
 _writers: weakref.WeakSet[EventWriter] = weakref.WeakSet()
 
 

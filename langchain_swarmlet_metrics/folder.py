@@ -68,23 +68,31 @@ def make_root(root: Path) -> None:
         raise OSError(error.errno, msg) from error
 
 
-def make_folder(root: Path, now_ns: int, task: str) -> str:
-    """Make a folder for a new worker and return its name: the UTC second, ``_``, words of the task.
+def folder_name(now_ns: int, task: str) -> str:
+    """Return the name for a new worker's folder: the UTC second, ``_``, words of the task.
+
+    Args:
+        now_ns: nanoseconds since the epoch.
+        task: what the worker is asked to do, without secrets.
+    """
+    return f"{timestamp(now_ns)[:19].replace(':', '-')}_{_slug(task)}"
+
+
+def make_folder(root: Path, wanted: str) -> str:
+    """Make a folder for a new worker and return its name: the one wanted, with ``-2``, ``-3`` ... unless it is free.
 
     Which name is free is decided by making the folder, so that any number of processes may do so at once.
 
     Args:
         root: the folder of the worker folders.
-        now_ns: nanoseconds since the epoch.
-        task: what the worker is asked to do, without secrets.
+        wanted: see `folder_name`.
 
     Raises:
         OSError: the folder cannot be made.
     """
-    base = f"{timestamp(now_ns)[:19].replace(':', '-')}_{_slug(task)}"
     number = 1
     while True:
-        name = base if number == 1 else f"{base}-{number}"
+        name = wanted if number == 1 else f"{wanted}-{number}"
         with suppress(FileExistsError):
             (root / name).mkdir(mode=0o700)
             return name

@@ -14,12 +14,12 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from langchain_swarmlet_metrics import inflight
+from langchain_swarmlet_metrics import inflight, logs
 from langchain_swarmlet_metrics.events import timestamp
 from langchain_swarmlet_metrics.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_swarmlet_metrics.collector import MetricsCollector
     from langchain_swarmlet_metrics.eventlog import EventWriter
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.store import ArtifactStore
 
 INTERVAL_S = 0.25
+
+_BEATS_TO_ATTEMPT = 4
 
 
 class Watch:
@@ -106,6 +108,7 @@ class _Pulse:
 
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
+        self._attempts: list[Callable[[], bool]] = []
         self._lock = threading.RLock()
         self._is_wanted = threading.Event()
         self._thread: threading.Thread | None = None
@@ -113,21 +116,46 @@ class _Pulse:
     def add(self, watch: Watch) -> None:
         with self._lock:
             self._watches.add(watch)
-            self._is_wanted.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
-                self._thread.start()
+            self._start()
 
     def discard(self, watch: Watch) -> None:
         with self._lock:
             self._watches.discard(watch)
-            if not self._watches:
-                self._is_wanted.clear()
+            self._rest()
+
+    def add_attempt(self, attempt: Callable[[], bool]) -> None:
+        with self._lock:
+            self._attempts.append(attempt)
+            self._start()
+
+    def try_again(self) -> int:
+        """Make every attempt, and return how many are to be made again."""
+        with self._lock:
+            attempts, self._attempts = self._attempts, []
+        failed = [attempt for attempt in attempts if not attempt()]
+        with self._lock:
+            self._attempts += failed
+            self._rest()
+        return len(failed)
+
+    def _start(self) -> None:
+        self._is_wanted.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
+            self._thread.start()
+
+    def _rest(self) -> None:
+        if not self._watches and not self._attempts:
+            self._is_wanted.clear()
 
     def _run(self) -> None:
+        beats = 0
         while self._is_wanted.wait():
             time.sleep(INTERVAL_S)
             self._beat()
+            beats += 1
+            if beats % _BEATS_TO_ATTEMPT == 0:
+                self.try_again()
 
     def _beat(self) -> None:
         with self._lock:
@@ -145,6 +173,17 @@ class _Pulse:
 
 
 _pulse = _Pulse()
+
+
+def try_again(attempt: Callable[[], bool]) -> None:
+    """Have something attempted about once a second, in the pulse's thread, until it returns True."""
+    _pulse.add_attempt(attempt)
+
+
+def try_a_last_time() -> None:
+    """Attempt once more what is still to be attempted; called as the interpreter exits."""
+    if failed := _pulse.try_again():
+        logs.warn("The interpreter exits, and the files of %s workers could not be written to the end", failed)
 
 
 def _restart() -> None:

@@ -37,7 +37,8 @@ _DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TRIES = 3
 _LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
 _BUSY_S = 5.0
-_LOCK_S = 10.0
+_LOCK_S = 5.0
+_STATUS_S = 0.25
 _POLL_S = 0.001
 
 _Result = TypeVar("_Result")
@@ -94,14 +95,14 @@ class Registry:
             yield job_id
 
     def update_status(self, worker_id: str, status: str) -> None:
-        """Set a job's status.
+        """Set a job's status. It waits for others but a moment: readers look at the folder of whoever is open here.
 
         Raises:
             OSError: the index cannot be written.
         """
         sql = "UPDATE jobs SET status = ? WHERE worker_id = ?"
-        with self._locked():
-            self._repairing(lambda connection: connection.execute(sql, (status, worker_id)).close())
+        with self._locked(timeout_s=_STATUS_S):
+            self._repairing(lambda connection: connection.execute(sql, (status, worker_id)).close(), busy_s=_STATUS_S)
 
     def find(self, job_id: int) -> Job | None:
         """Return a job by its number, or None.
@@ -156,25 +157,28 @@ class Registry:
         with self._locked():
             return self._repairing(select)
 
-    def _repairing(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    def _repairing(self, operation: Callable[[sqlite3.Connection], _Result], busy_s: float = _BUSY_S) -> _Result:
         """Do something with the index, built anew if need be. The lock is held, so nobody else builds it meanwhile."""
         damage: DamagedIndexError | None = None
         for _ in range(_TRIES):
             try:
                 if damage is not None:
                     self._rebuild(str(damage))
-                return self._opened(operation)
+                return self._opened(operation, busy_s=busy_s)
             except DamagedIndexError as error:
                 damage = error
         assert damage is not None  # noqa: S101 - otherwise the loop has returned
         raise damage
 
-    def _opened(self, operation: Callable[[sqlite3.Connection], _Result], version: int = _VERSION) -> _Result:
+    def _opened(
+        self, operation: Callable[[sqlite3.Connection], _Result], version: int = _VERSION, busy_s: float = _BUSY_S
+    ) -> _Result:
         """Do something with the index.
 
         Args:
             operation: what to do.
             version: of the schema that the index must have; 0 is an empty file.
+            busy_s: how long to wait for whoever else writes to it, in seconds.
 
         Raises:
             DamagedIndexError: the index has to be built anew first.
@@ -182,7 +186,7 @@ class Registry:
         """
         try:
             uri = f"{self.path.as_uri()}?mode=rw"  # a missing file is not made, but missed
-            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = OFF")  # what a power cut damages is built anew
                 if connection.execute("PRAGMA user_version").fetchone() != (version,):
                     msg = f"{self.path} has another schema"
@@ -216,12 +220,13 @@ class Registry:
         self._opened(build, version=0)
 
     @contextmanager
-    def _locked(self, *, shared: bool = False) -> Iterator[None]:
+    def _locked(self, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[None]:
         with _no_fork:
             if self._is_held:  # by this thread, which a signal handler or a finalizer has interrupted
                 yield
                 return
-            descriptor = _lock_folder(self.path.parent, shared=shared)
+            timeout = _LOCK_S if timeout_s is None else timeout_s
+            descriptor = _lock_folder(self.path.parent, shared=shared, timeout_s=timeout)
             self._is_held = True
             try:
                 yield
@@ -246,7 +251,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
 
 
-def _lock_folder(folder: Path, *, shared: bool) -> int | None:
+def _lock_folder(folder: Path, *, shared: bool, timeout_s: float) -> int | None:
     """Lock a folder; return the descriptor that holds the lock, or None where folders have none.
 
     Raises:
@@ -256,11 +261,11 @@ def _lock_folder(folder: Path, *, shared: bool) -> int | None:
     if os.name == "nt":
         return None
     descriptor = os.open(folder, os.O_RDONLY)
-    deadline = time.monotonic() + _LOCK_S
+    deadline = time.monotonic() + timeout_s
     try:
         while locks.take(descriptor, shared=shared) is False:
             if time.monotonic() > deadline:
-                msg = f"{folder} has been locked by another process for {_LOCK_S:.0f} s; try again"
+                msg = f"{folder} has been locked by another process for {timeout_s:g} s; try again"
                 raise TimeoutError(msg)
             time.sleep(_POLL_S)
     except BaseException:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from langchain_swarmlet_metrics.events import parse_timestamp
+from langchain_swarmlet_metrics.folder import METRICS_FILE
 from langchain_swarmlet_metrics.scrub import one_line
-from langchain_swarmlet_metrics.summary import digest, format_duration, summarize
+from langchain_swarmlet_metrics.summary import count, digest, format_duration, summarize
 
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
@@ -38,10 +39,12 @@ def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
 def result_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return the tier 1 text: who, ``Execution time: 98ms``, how it stands unless it ended well, and the result."""
     metadata, status = _as_it_is_now(store, metadata)
+    job = "a worker without a job number" if metadata.job_id is None else f"worker job {metadata.job_id}"
     parts = [
-        f"Result from worker job {metadata.job_id} (worker {metadata.worker_id}):",
+        f"Result from {job} (worker {metadata.worker_id}):",
         f"Execution time: {format_duration(elapsed_ms(store, metadata, status))}",
         _standing(store, metadata, status),
+        _unrecorded(store, metadata),
         _result(store, metadata, status),
     ]
     return "\n\n".join(part for part in parts if part is not None)
@@ -60,8 +63,19 @@ def _result(store: ArtifactStore, metadata: Metadata, status: str) -> str:
         return "There is no result yet; read it again later."
     result = store.result(metadata.worker_id)
     if result is None:
-        return "This worker set no result."
+        is_gone = status == "success" and metadata.error
+        return f"This worker's result could not be kept: {metadata.error}" if is_gone else "This worker set no result."
     return result or "The result of this worker is an empty text."
+
+
+def _unrecorded(store: ArtifactStore, metadata: Metadata) -> str | None:
+    """Say why metrics are not there, or that they are not all there."""
+    if held := store.overlay.get(metadata.worker_id):
+        return f"Metrics are unavailable: this worker's files cannot be written ({held.reason})."
+    number, reason = metadata.completeness.dropped_events, metadata.completeness.drop_reason or ""
+    if number and reason.startswith(METRICS_FILE):
+        return f"Metrics are incomplete: {count(number, 'event')} could not be written ({reason})."
+    return None
 
 
 def _standing(store: ArtifactStore, metadata: Metadata, status: str) -> str | None:

@@ -75,9 +75,9 @@ class Spawner:
         Raises:
             SpawnRefusedError: workers are nested too deep, or the executor takes no more.
         """
-        job = self._job(task, wait=wait)
+        job = self._job(task)
         job.worker.create()
-        self._enter(job)
+        wait = self._enter(job, wait=wait)
         executor = self._executor if job.waiting is None else InlineExecutor()
         try:
             future = executor.submit(job.context.run, self._run, job)
@@ -105,13 +105,13 @@ class Spawner:
         Raises:
             SpawnRefusedError: workers are nested too deep.
         """
-        job = self._job(task, wait=wait)
+        job = self._job(task)
         try:
             await asyncio.to_thread(job.worker.create)
         except CancelledError:
             await asyncio.to_thread(job.worker.cancel)  # the thread has made it all the same
             raise
-        self._enter(job)
+        wait = self._enter(job, wait=wait)
         job.task = asyncio.create_task(self._arun(job), context=job.context)
         job.task.add_done_callback(lambda task: self._leave(job, task))
         if wait:
@@ -139,22 +139,31 @@ class Spawner:
                 job.task.get_loop().call_soon_threadsafe(job.task.cancel)
         return job.worker.status
 
-    def _job(self, task: str, *, wait: bool) -> _Job:
+    def _job(self, task: str) -> _Job:
         outer = _current.get()
         depth = 0 if outer is None else outer.depth + 1
         if depth >= self._max_depth:
             msg = f"workers may be nested {self._max_depth} deep at most; do this task yourself"
             raise SpawnRefusedError(msg)
-        return _Job(self._runner.worker(task), self._slots, depth, outer if wait else None)
+        return _Job(self._runner.worker(task), self._slots, depth)
 
-    def _enter(self, job: _Job) -> None:
-        self._jobs[job.worker.job_id] = job
-        if job.waiting is not None:
-            job.waiting.lend_slot()
+    def _enter(self, job: _Job, *, wait: bool) -> bool:
+        """Queue a job; returns whether to wait for it: one without a number can't be asked for later."""
+        job_id = job.worker.job_id
+        if job_id is None:
+            wait = True
+        else:
+            self._jobs[job_id] = job
+        outer = _current.get()
+        if wait and outer is not None:
+            job.waiting = outer
+            outer.lend_slot()
         job.turn = self._slots.acquire()
+        return wait
 
     def _leave(self, job: _Job, done: Future[None] | asyncio.Task[None] | None = None) -> None:
-        self._jobs.pop(job.worker.job_id, None)
+        if job.worker.job_id is not None:
+            self._jobs.pop(job.worker.job_id, None)
         if done is not None and not done.cancelled():
             done.exception()  # of a worker that could not start, which says so itself
         if job.waiting is not None:
@@ -185,13 +194,13 @@ class _Job:
         worker: the worker.
         slots: where its turn comes from.
         depth: how many spawned workers it is nested in.
-        waiting: the job that waits for this one, if any.
     """
 
-    def __init__(self, worker: Worker, slots: _Slots, depth: int, waiting: _Job | None) -> None:
+    def __init__(self, worker: Worker, slots: _Slots, depth: int) -> None:
         self.worker = worker
         self.depth = depth
-        self.waiting = waiting
+        self.waiting: _Job | None = None
+        """The job that waits for this one, if any."""
         self.turn: Future[None] = Future()
         self.task: asyncio.Task[None] | None = None
         self.context: Context = facts.without_current_run()

@@ -91,11 +91,9 @@ class WorkerState:
         return self.metadata.worker_id
 
     @property
-    def job_id(self) -> int:
-        """Return the number of the job, which the supervisor tools take."""
-        job_id = self.metadata.job_id
-        assert job_id is not None  # noqa: S101 - the store numbers every worker it creates
-        return job_id
+    def job_id(self) -> int | None:
+        """Return the number of the job, which the supervisor tools take; None when the system refused to note one."""
+        return self.metadata.job_id
 
     @property
     def dir(self) -> Path:

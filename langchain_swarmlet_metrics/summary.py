@@ -255,7 +255,11 @@ def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> lis
         (told.calls_without_usage, "LLM call", "without token usage: not in the token counts"),
         (told.unfinished_calls, "call", "still open when the worker ended: durations up to then"),
         (noted.late_calls, "call", "started after the worker had ended: not counted"),
-        (noted.dropped_events, "event", "could not be written: may not be counted"),
+        (
+            noted.dropped_events,
+            "event",
+            f"could not be written or handed on, so maybe not counted ({noted.drop_reason})",
+        ),
         (skipped, "line", "of metrics.jsonl could not be read: not counted"),
     ]
     return _section("Not known", [f"{count(number, noun)} {what}" for number, noun, what in gaps if number])

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from langchain_core.tools import StructuredTool
 
 from langchain_swarmlet_metrics import report
+from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text, one_line
 from langchain_swarmlet_metrics.spawn import SpawnRefusedError
-from langchain_swarmlet_metrics.store import WorkerNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
     from langchain_swarmlet_metrics.spawn import Spawner
     from langchain_swarmlet_metrics.store import ArtifactStore
+    from langchain_swarmlet_metrics.worker import Worker
 
 SUPERVISOR_PROMPT_HINT = "For detailed performance metrics, read 'metrics.jsonl' from the worker directory."
 """The sentence for a supervisor's prompt that tells it where the details are."""
@@ -183,16 +184,17 @@ class _Spawning:
 
     def spawn_worker(self, task: str, wait: bool = True) -> str:
         """Delegate a task to a worker agent. With wait, returns its result; else a job id to read the result later."""
-        return self._answer(self._spawner.spawn(task, wait=wait).job_id, wait=wait)
+        return self._answer(self._spawner.spawn(task, wait=wait), wait=wait)
 
     async def aspawn_worker(self, task: str, wait: bool = True) -> str:
         """Do what `spawn_worker` does, on the running loop."""
         worker = await self._spawner.aspawn(task, wait=wait)
-        return await asyncio.to_thread(self._answer, worker.job_id, wait=wait)
+        return await asyncio.to_thread(self._answer, worker, wait=wait)
 
-    def _answer(self, job_id: int, *, wait: bool) -> str:
-        if wait:
-            return self._reading.read_worker_result(job_id)
+    def _answer(self, worker: Worker, *, wait: bool) -> str:
+        job_id = worker.job_id
+        if wait or job_id is None:  # without a number it cannot be asked for later, so the spawner has waited for it
+            return report.result_text(self._reading.store, worker.metadata)
         return f"Started worker job {job_id}. Read its result later with read_worker_result({job_id})."
 
     def cancel_worker(self, job_id: int | str) -> str:

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_swarmlet_metrics import agents, handler, inflight, logs, pulse, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics.collector import MetricsCollector
+from langchain_swarmlet_metrics.eventlog import NoWriter
+from langchain_swarmlet_metrics.folder import METRICS_FILE
+from langchain_swarmlet_metrics.keeper import Keeper
 from langchain_swarmlet_metrics.metadata import Process
 from langchain_swarmlet_metrics.state import Ending, WorkerState, describe
+from langchain_swarmlet_metrics.store import NotRecordedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.agents import Summarizer
     from langchain_swarmlet_metrics.eventlog import EventWriter
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
+    from langchain_swarmlet_metrics.metadata import Metadata
     from langchain_swarmlet_metrics.runner import WorkerRunner
 
 _NOTE_LATE_AFTER_S = 0.25
@@ -58,6 +63,15 @@ class Worker(WorkerState):
         self._late_lock = threading.Lock()
         self._text: str | None = None
         self._is_done = False
+        self._keeper = Keeper(runner.store, self._lock, self._known)
+
+    @property
+    def record_error(self) -> str | None:
+        """Return why the files of the worker cannot be written, or None; it runs all the same."""
+        return self._keeper.error
+
+    def __repr__(self) -> str:
+        return super().__repr__() + ("" if self.record_error is None else f", not on disk: {self.record_error}")
 
     # Its block
 
@@ -150,6 +164,8 @@ class Worker(WorkerState):
     def create(self) -> None:
         """Make the folder and the job number; done by the block itself unless the worker has to wait for its turn.
 
+        A system that refuses them keeps no agent from running: the worker then is in no file, see `record_error`.
+
         Raises:
             CancelledError: it has been cancelled.
         """
@@ -157,20 +173,26 @@ class Worker(WorkerState):
             if self._created is not None:
                 return
             self._refuse_after_end()
-            self._created = self._runner.store.create(
-                self.task,
-                owner_id=self._runner.owner_id,
-                config=None if self._config is None else dict(self._config),
-                parent=inflight.enclosing_worker(),
-                process=Process.current(),
-                store_task=self._runner.store_task,
-            )
-            _alive.add(self)
+            owner_id, parent = self._runner.owner_id, inflight.enclosing_worker()
             try:
+                self._created = self._runner.store.create(
+                    self.task,
+                    owner_id=owner_id,
+                    config=None if self._config is None else dict(self._config),
+                    parent=parent,
+                    process=Process.current(),
+                    store_task=self._runner.store_task,
+                )
                 self._writer = self._runner.store.writer(self.worker_id)  # locked from now on: unlocked is lost
+            except NotRecordedError as error:
+                self._created = error.metadata
+                self._keeper.hold(error, try_again=False)
+            except OSError as error:
+                self._keeper.hold(error)
             except BaseException as error:
                 self._end_before_start(error)
                 raise
+            _alive.add(self)
 
     def start(self) -> None:
         """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context.
@@ -193,7 +215,7 @@ class Worker(WorkerState):
     def _start(self) -> None:
         self._collector = MetricsCollector(
             self.worker_id,
-            writer=self._writer,
+            writer=self._writer or NoWriter(METRICS_FILE, self.record_error or "it could not be opened"),
             waits=False,
             parent=collectors.get_metrics_collector(),
             on_late=self._note_late,
@@ -202,7 +224,7 @@ class Worker(WorkerState):
             self._collector.add_sink(relay, partial(make_sink, self))
         tokens.preload(settings.tiktoken_cache_dir())
         clock_ns = perf_counter_ns()  # before it notes the start, so that no call ends after the worker did
-        self._runner.store.start(self.metadata)
+        self._keeper.keep(self._runner.store.start, self.metadata)
         self._clock_ns = clock_ns
         if self._writer is not None:
             self._watch = pulse.Watch(self._collector, self._writer, self._runner.store)
@@ -304,11 +326,14 @@ class Worker(WorkerState):
         collector.close()
 
     def _let_go(self) -> None:
-        """Free the lock, only now that the files say how it ended, so that nobody takes the worker for lost."""
+        """Free the lock, only now that the files say how it ended, so that nobody takes the worker for lost.
+
+        Of a worker whose files could not be finished it is kept until they are, or until the process ends.
+        """
         if self._watch is not None:
             self._watch.close()
         if self._writer is not None:
-            self._writer.close()
+            self._keeper.afterwards(self._writer.close)
         _alive.discard(self)
 
     def _note_late(self) -> None:
@@ -324,25 +349,25 @@ class Worker(WorkerState):
 
     def _save(self) -> None:
         self._copy_totals()
-        try:
-            self._runner.store.save(self.metadata)
-        except OSError as error:
-            logs.warn("metadata.json of worker %s could not be updated: %s", self.worker_id, describe(error))
+        self._keeper.keep(self._runner.store.save, self.metadata)
 
     def _write_down(self, ended: Ending) -> None:
         if self._collector is not None:
             self._copy_totals()
-        try:
-            self._runner.store.complete(
-                self.metadata,
-                status=ended.status,
-                elapsed_ns=ended.elapsed_ns,
-                error=ended.error,
-                result=self._answer(),
-                summary=self._summary,
-            )
-        except OSError as error:
-            logs.warn("The files of worker %s could not be finished: %s", self.worker_id, describe(error))
+        is_written = self._keeper.keep(
+            self._runner.store.complete,
+            self.metadata,
+            status=ended.status,
+            elapsed_ns=ended.elapsed_ns,
+            error=ended.error,
+            result=self._answer(),
+            summary=self._summary,
+        )
+        if is_written:
+            self._keeper.release()
+
+    def _known(self) -> tuple[Metadata, str | None]:
+        return self.metadata, None if self._ended is None else self._answer()
 
 
 async def _in_thread(function: Callable[..., None], **options: Any) -> None:
@@ -355,6 +380,7 @@ def _cancel_alive() -> None:
     """End what is still running as the interpreter exits; nobody will hear of it again."""
     for worker in list(_alive):
         worker.cancel("the interpreter exited")
+    pulse.try_a_last_time()
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,6 +19,7 @@ from langchain_swarmlet_metrics import folder as folders
 from langchain_swarmlet_metrics.folder import (
     FileEntry,
     FileRefusedError,
+    folder_name,
     list_files,
     make_folder,
     make_root,
@@ -90,7 +91,7 @@ def read(folder, name):
 )
 def test_the_name_of_a_folder(tmp_path, task, slug):
     """The name is the UTC second and words of the task."""
-    name = make_folder(tmp_path, NOW_NS, task)
+    name = make_folder(tmp_path, folder_name(NOW_NS, task))
     assert name == f"2025-12-15T04-08-08_{slug}"
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
 
@@ -99,7 +100,7 @@ def test_the_name_of_a_folder(tmp_path, task, slug):
 @given(st.text(st.characters()))
 def test_any_task_gives_a_plain_name(tmp_path, task):
     """Whatever the task, the name has at most 30 plain characters of it, and no dash at its ends."""
-    slug = make_folder(tmp_path, time.time_ns(), task).partition("_")[2]
+    slug = make_folder(tmp_path, folder_name(time.time_ns(), task)).partition("_")[2]
     assert folders._slug(task) in slug
     assert 0 < len(folders._slug(task)) <= 30
     assert set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -109,7 +110,7 @@ def test_any_task_gives_a_plain_name(tmp_path, task):
 def test_the_same_task_in_the_same_second(tmp_path):
     """Threads that make folders at once get different ones, numbered from 2 on."""
     with ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(lambda _: make_folder(tmp_path, NOW_NS, "same"), range(40)))
+        names = list(pool.map(lambda _: make_folder(tmp_path, folder_name(NOW_NS, "same")), range(40)))
     base = "2025-12-15T04-08-08_same"
     assert sorted(names) == sorted([base, *(f"{base}-{number}" for number in range(2, 41))])
 

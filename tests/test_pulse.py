@@ -290,4 +290,4 @@ def test_runner_without_workers_has_no_pulse(tmp_path):
     """A runner that has no open worker wakes nobody."""
     with WorkerRunner(tmp_path).worker("one"):
         pass
-    assert not pulse._pulse._is_wanted.is_set()
+    eventually(lambda: not pulse._pulse._is_wanted.is_set())

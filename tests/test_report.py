@@ -12,8 +12,8 @@ import pytest
 
 from langchain_swarmlet_metrics import report
 from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.runner import WorkerRunner
-from langchain_swarmlet_metrics.store import WorkerNotFoundError
 
 AS_THEY_SHOULD_BE = [report.result_text, report.digest_text, report.metadata_text, report.line_text]
 

@@ -252,11 +252,11 @@ def test_slots_are_given_back(runner):
 
 
 def test_worker_that_cannot_start(tmp_path, monkeypatch):
-    """A worker that can't be started has failed, says why, and holds up nobody."""
+    """A worker whose start can't be noted runs all the same, and holds up nobody."""
     runner = WorkerRunner(tmp_path / "workers")
     start, tools = runner.store.start, tools_of(runner, str.upper, max_workers=1)
     monkeypatch.setattr(runner.store, "start", no_room)
-    assert re.search(r"This worker failed at \S+: OSError: no room", spawn(tools, "one"))
+    assert spawn(tools, "one").endswith("ONE")
     monkeypatch.setattr(runner.store, "start", start)
     assert spawn(tools, "two").endswith("TWO")
 
@@ -273,7 +273,7 @@ async def test_worker_that_cannot_start_async(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.store, "start", no_room)
     tools = tools_of(runner, str.upper, max_workers=1)
     for _ in range(2):
-        assert "OSError: no room" in await aspawn(tools, "one")
+        assert (await aspawn(tools, "one")).endswith("ONE")
 
 
 # Workers that spawn workers

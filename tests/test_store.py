@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from langchain_swarmlet_metrics.events import ToolCall, parse_timestamp, timestamp
 from langchain_swarmlet_metrics.folder import FileEntry, FileRefusedError
 from langchain_swarmlet_metrics.metadata import Metadata, Parent, Process, encode
-from langchain_swarmlet_metrics.store import ArtifactStore, WorkerNotFoundError
+from langchain_swarmlet_metrics.reader import WorkerNotFoundError
+from langchain_swarmlet_metrics.store import ArtifactStore, NotRecordedError
 from tests.processes import output_of, outputs_of, running
 
 EVENT = ToolCall(tool="ssh_exec", start_ts="", end_ts="", duration_ms=1, success=True)
@@ -176,12 +177,26 @@ def test_the_index_is_lost_again_and_again(store):
     assert list(store.root.glob("index.sqlite3.damaged-*"))
 
 
-def test_a_creation_that_fails_leaves_nothing(store):
-    """When the index cannot be used, no folder is left behind."""
-    (store.root / "index.sqlite3").mkdir()
-    with pytest.raises(OSError, match="unable to open database file"):
+def test_a_creation_that_fails_leaves_nothing(store, monkeypatch):
+    """When the folder cannot be written, none is left behind; the error has what would have been written."""
+    monkeypatch.setattr(store, "save", no_room)
+    with pytest.raises(NotRecordedError, match="No space left") as caught:
         store.create("task")
-    assert [path.name for path in store.root.iterdir()] == ["index.sqlite3"]
+    assert [path.name for path in store.root.iterdir() if path.is_dir()] == []
+    assert (caught.value.errno, caught.value.metadata.task) == (28, "task")
+
+
+def no_room(_metadata):
+    """Fail as a full disk does."""
+    raise OSError(28, "No space left on device")
+
+
+def test_an_index_that_cannot_be_used(store):
+    """A worker that can't be numbered is recorded all the same, and can be read by the name of its folder."""
+    (store.root / "index.sqlite3").mkdir()
+    made = store.create("task")
+    assert made.job_id is None
+    assert store.read_worker(made.worker_id) == made
 
 
 def test_the_root(tmp_path, monkeypatch):

@@ -220,7 +220,9 @@ def test_groups_with_equal_times_are_sorted_by_name():
 
 def test_what_is_not_known_is_listed():
     """Every gap that events or the collector know of is said, with what it means for the numbers."""
-    metadata = worker(completeness=Completeness(late_calls=2, dropped_events=1, unfinished_calls=9))
+    metadata = worker(
+        completeness=Completeness(late_calls=2, dropped_events=1, drop_reason="metrics.jsonl: full", unfinished_calls=9)
+    )
     summary = summarize([llm(usage_source="missing"), tool(success=False, outcome="unfinished")])
     assert unknown_lines(metadata, summary, skipped=3) == [
         "",
@@ -228,7 +230,7 @@ def test_what_is_not_known_is_listed():
         "- 1 LLM call without token usage: not in the token counts",
         "- 1 call still open when the worker ended: durations up to then",
         "- 2 calls started after the worker had ended: not counted",
-        "- 1 event could not be written: may not be counted",
+        "- 1 event could not be written or handed on, so maybe not counted (metrics.jsonl: full)",
         "- 3 lines of metrics.jsonl could not be read: not counted",
     ]
 

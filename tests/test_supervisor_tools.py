@@ -647,7 +647,7 @@ def test_owner_that_cannot_be_told(tmp_path, ask, name):
 
 
 def test_locked_registry(runner, worker, ask, monkeypatch):
-    """An index that another process keeps locked is answered with a sentence, not with a hanging agent."""
+    """An index that another process keeps locked is answered with a sentence, and workers run without a number."""
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(registry, "_LOCK_S", 0.05)
     descriptor = os.open(runner.store.root, os.O_RDONLY)
@@ -657,11 +657,15 @@ def test_locked_registry(runner, worker, ask, monkeypatch):
             ask(runner, "read_worker_result", job_id=1),
             ask(runner, "list_workers"),
             ask(runner, "grep_workers", pattern="x"),
-            ask(runner, "spawn_worker", task="x"),
         ]
+        unnumbered = ask(runner, "spawn_worker", task="x", wait=False)
     finally:
         os.close(descriptor)
-    assert all(re.fullmatch(r"Error: \S+ has been locked by another process for 0 s; try again\.", a) for a in answers)
+    assert all(
+        re.fullmatch(r"Error: \S+ has been locked by another process for 0.05 s; try again\.", a) for a in answers
+    )
+    assert unnumbered.startswith("Result from a worker without a job number (worker ")
+    assert unnumbered.endswith("\n\nX")
 
 
 def test_vanished_folder(runner, worker, ask):
@@ -674,9 +678,12 @@ def test_vanished_folder(runner, worker, ask):
 
 
 def test_vanished_root(runner, worker, ask):
-    """A root that is gone is answered with a sentence."""
+    """A root that is gone is answered with a sentence; workers run all the same."""
     shutil.rmtree(runner.store.root)
-    for name in [*READING, "spawn_worker", "cancel_worker"]:
+    unrecorded = ask(runner, "spawn_worker", task="x")
+    assert "Metrics are unavailable: this worker's files cannot be written (" in unrecorded
+    assert unrecorded.endswith("\n\nX")
+    for name in [*READING, "cancel_worker"]:
         answer = ask(runner, name, job_id=1, file_path="result.txt", pattern="x", task="x")
         assert answer.startswith("Error: ")
         assert str(runner.store.root) in answer

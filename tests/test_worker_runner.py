@@ -672,20 +672,18 @@ def test_interrupted_close_can_be_finished(runner, monkeypatch):
     assert (on_disk(worker).status, (worker.dir / "result.txt").read_text()) == ("success", "42")
 
 
-def test_worker_that_cannot_be_opened_has_failed(runner, monkeypatch):
-    """A worker whose file cannot be opened has failed, on disk too, and cannot be opened again."""
+def test_worker_whose_file_cannot_be_opened(runner, monkeypatch):
+    """A worker whose metrics.jsonl cannot be opened runs; its events are counted, and its end is on disk."""
 
     def no_files(_worker_id):
         raise OSError(24, "Too many open files")
 
-    worker = runner.worker("one")
     monkeypatch.setattr(runner.store, "writer", no_files)
-    with pytest.raises(OSError, match="Too many"):
-        worker.open()
-    monkeypatch.undo()
-    assert on_disk(worker).status == "failed"
-    with pytest.raises(asyncio.CancelledError):
-        worker.open()
+    with runner.worker("one") as worker:
+        add.invoke({"a": 1, "b": 2})
+    assert (on_disk(worker).status, worker.record_error) == ("success", None)
+    assert on_disk(worker).completeness.dropped_events == 1
+    assert on_disk(worker).completeness.drop_reason == "metrics.jsonl: [Errno 24] Too many open files"
 
 
 def test_sink_that_cancels_its_worker(tmp_path, monkeypatch):

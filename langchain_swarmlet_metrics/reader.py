@@ -1,0 +1,247 @@
+"""Reading worker folders: find, list and search workers, and open their files."""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from langchain_swarmlet_metrics import liveness, settings
+from langchain_swarmlet_metrics import metadata as schema
+from langchain_swarmlet_metrics.eventlog import EventReader
+from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.folder import (
+    METADATA_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    FileEntry,
+    FileRefusedError,
+    list_files,
+    make_root,
+    open_alone,
+    open_file,
+    open_plain,
+)
+from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
+from langchain_swarmlet_metrics.overlay import Overlay
+from langchain_swarmlet_metrics.registry import Job, Registry
+from langchain_swarmlet_metrics.scrub import one_line
+from langchain_swarmlet_metrics.search import Match, matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from langchain_swarmlet_metrics.metadata import Metadata
+    from langchain_swarmlet_metrics.snapshot import StartedCall
+
+INDEX_FILE = "index.sqlite3"
+
+_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
+_PAGE = 50
+_MAX_HOURS = 1e6
+
+
+class WorkerNotFoundError(LookupError):
+    """There is no such worker, or its ``metadata.json`` cannot be read."""
+
+
+class StoreReader:
+    """Read, list and search worker folders; `ArtifactStore` writes them as well."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = (settings.default_root() if root is None else Path(root).expanduser()).absolute()
+        make_root(self.root)
+        self.overlay = Overlay()
+        """Workers of this process whose files could not be written; readers are told of them from here."""
+        self._registry = Registry(self.root / INDEX_FILE, self._scan)
+
+    def __repr__(self) -> str:
+        return f"ArtifactStore({str(self.root)!r})"
+
+    def read(self, job_id: int) -> Metadata:
+        """Return the metadata of a job's worker.
+
+        Raises:
+            WorkerNotFoundError: there is no such job, or its folder cannot be read.
+        """
+        job = self._registry.find(job_id)
+        metadata = None if job is None else self._metadata(job.worker_id)
+        if metadata is None or metadata.job_id != job_id:
+            msg = f"worker job {job_id} not found in {self.root}"
+            raise WorkerNotFoundError(msg)
+        return metadata
+
+    def read_worker(self, worker_id: str) -> Metadata:
+        """Return the metadata of a worker by the name of its folder.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker, or its folder cannot be read.
+        """
+        metadata = self._metadata(worker_id)
+        if metadata is None:
+            raise self._not_found(worker_id)
+        return metadata
+
+    def list(
+        self,
+        *,
+        owner_id: str | None = None,
+        status: str | None = None,
+        since_hours: float | None = None,
+        limit: int = 20,
+    ) -> Sequence[Metadata]:
+        """Return the metadata of workers, newest first; damaged folders are left out.
+
+        Args:
+            owner_id: only this owner's workers; None is everybody's.
+            status: only those that have this `status`.
+            since_hours: only those created in so many last hours.
+            limit: how many at most.
+        """
+        return [*islice(self._newest(owner_id, status, since_hours), max(limit, 0))]
+
+    def search(
+        self, pattern: str, *, owner_id: str | None = None, since_hours: float | None = None, limit: int = 50
+    ) -> Sequence[Match]:
+        """Find a text in tasks, summaries, errors, results and metrics, whatever its case, newest workers first.
+
+        Args:
+            pattern: the text, as it is on one line of a file.
+            owner_id: only this owner's workers; None is everybody's.
+            since_hours: only workers created in so many last hours.
+            limit: how many matches at most.
+
+        Raises:
+            ValueError: the pattern is empty.
+        """
+        if not pattern:
+            msg = "the pattern is empty; give a text to look for"
+            raise ValueError(msg)
+        wanted = re.compile(re.escape(pattern), re.IGNORECASE)
+        workers = self._newest(owner_id, None, since_hours)
+        found = (match for worker in workers for match in matches(self.root / worker.worker_id, worker, wanted))
+        return [*islice(found, max(limit, 0))]
+
+    def status(self, metadata: Metadata) -> str:
+        """Return a worker's status now: its metadata's, or ``lost`` when it has not ended and nobody has its lock.
+
+        Locks may not reach other hosts, so a worker of another host stays ``running``; see `last_sign_of_life`.
+        """
+        if held := self.overlay.get(metadata.worker_id):
+            return held.metadata.status
+        return liveness.status(self.root / metadata.worker_id, metadata, lambda: self._metadata(metadata.worker_id))
+
+    def last_sign_of_life(self, metadata: Metadata) -> datetime:
+        """Return when a worker's files were written last, or when it was created if they are gone."""
+        return liveness.last_sign(self.root / metadata.worker_id, metadata)
+
+    def open_calls(self, metadata: Metadata) -> Sequence[StartedCall]:
+        """Return the calls that were open at the latest sign of life of a worker that has not ended.
+
+        All that had been open for half a second are among them.
+        """
+        return liveness.open_calls(self.root / metadata.worker_id, metadata)
+
+    def result(self, worker_id: str) -> str | None:
+        """Return a worker's answer, whole, or None when it set none.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+            FileRefusedError: ``result.txt`` is not a plain file.
+        """
+        if held := self.overlay.get(worker_id):
+            return held.result
+        try:
+            with open_alone(self._folder(worker_id), [RESULT_FILE]) as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def events(self, worker_id: str) -> EventReader:
+        """Return a reader of a worker's events so far.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+        """
+        return EventReader(partial(open_alone, self._folder(worker_id), [METRICS_FILE]))
+
+    def files(self, worker_id: str) -> Sequence[FileEntry]:
+        """Return names and sizes of a worker's plain files, of the first few hundred.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+        """
+        return list_files(self._folder(worker_id))
+
+    def open_file(self, worker_id: str, file_path: str) -> BinaryIO:
+        """Open a file of a worker for reading; nothing outside its folder is ever opened.
+
+        Args:
+            worker_id: the name of its folder.
+            file_path: the file's path inside the folder, with ``/``.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+            FileRefusedError: the path leaves the folder, or names no plain file.
+            FileNotFoundError: there is no such file; says which there are.
+        """
+        return open_file(self._folder(worker_id), file_path)
+
+    def _folder(self, worker_id: str) -> Path:
+        path = self.root / worker_id
+        if not _WORKER_ID.fullmatch(worker_id) or path.is_symlink() or not path.is_dir():
+            raise self._not_found(worker_id)
+        return path
+
+    def _not_found(self, worker_id: str) -> WorkerNotFoundError:
+        return WorkerNotFoundError(f"worker {one_line(worker_id, 128)!r} not found in {self.root}")
+
+    def _metadata(self, worker_id: str) -> Metadata | None:
+        """Read a worker's metadata; None when it is missing, damaged, or another worker's."""
+        if held := self.overlay.get(worker_id):
+            return held.metadata
+        if not _WORKER_ID.fullmatch(worker_id):
+            return None
+        try:
+            with open_plain(self.root / worker_id, [METADATA_FILE]) as file:
+                metadata = schema.decode(file.read())
+        except (OSError, FileRefusedError) as error:
+            if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+                raise
+            return None
+        return metadata if metadata is not None and metadata.worker_id == worker_id else None
+
+    def _scan(self) -> Iterator[Job]:
+        """Read the jobs from the folders. A folder without a number is no job: it was never given out."""
+        for path in self.root.iterdir():
+            metadata = self._metadata(path.name)
+            if metadata is not None and metadata.job_id is not None:
+                yield Job(metadata.job_id, path.name, metadata.owner_id, metadata.status, metadata.created_at)
+
+    def _newest(self, owner_id: str | None, status: str | None, since_hours: float | None) -> Iterator[Metadata]:
+        # The index may lag behind a worker's own file, and never says lost: what is open in it is always looked at.
+        statuses = None if status is None else OPEN_STATUSES | {status}
+        since = None if since_hours is None else _hours_ago(since_hours)
+        last: Job | None = None
+        while jobs := self._registry.list(owner_id=owner_id, statuses=statuses, since=since, before=last, limit=_PAGE):
+            for job in jobs:
+                metadata = self._metadata(job.worker_id)
+                if metadata is None or metadata.job_id != job.job_id or metadata.owner_id != job.owner_id:
+                    continue
+                if status is None or self.status(metadata) == status:
+                    yield metadata
+            last = jobs[-1]
+
+
+def _hours_ago(hours: float) -> str:
+    if math.isnan(hours):
+        msg = "since_hours is not a number; give how many hours to look back, such as 24"
+        raise ValueError(msg)
+    return timestamp(max(time.time_ns() - round(max(min(hours, _MAX_HOURS), 0) * 3600e9), 0))
