@@ -6,9 +6,10 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from langchain_swarmlet_metrics import locks
+from langchain_swarmlet_metrics import locks, modes
 from langchain_swarmlet_metrics.events import decode, encode
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class EventWriter:
 
     Args:
         path: the file; made when it is missing, but not its folder.
+        mode: of a file that is made.
         lock: False to append to a file that another writer may have locked.
 
     Raises:
@@ -38,13 +40,13 @@ class EventWriter:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, lock: bool = True) -> None:
+    def __init__(self, path: Path, mode: int = modes.PRIVATE, *, lock: bool = True) -> None:
         self.name = path.name
         self._path = path
         self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
         self._closed = False
         self._writing: list[int] = []
-        self._file = open(path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 - Path.open has no opener
+        self._file = open(path, "a+b", buffering=0, opener=partial(modes.open_or_make, mode=mode))  # noqa: SIM115
         _writers.add(self)
         try:
             if lock and not _locked(self._file.fileno()):
@@ -224,7 +226,3 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
             rest = file.readline(_LONGEST_LINE)
         yield line
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

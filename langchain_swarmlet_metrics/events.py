@@ -5,6 +5,8 @@ Field names, their order and the rule "absent is unknown, 0 is zero" are the fil
 
 from __future__ import annotations
 
+import math
+import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from inspect import cleandoc
@@ -165,6 +167,18 @@ def time_ns(text: str) -> int:
     return (parse_timestamp(text) - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
+def hours_ago(hours: float) -> str:
+    """Return the timestamp of so many hours ago; 1970 for more hours than that, now for fewer than none.
+
+    Raises:
+        ValueError: the hours are not a number.
+    """
+    if math.isnan(hours):
+        msg = "since_hours is not a number; give how many hours to look back, such as 24"
+        raise ValueError(msg)
+    return timestamp(max(time.time_ns() - round(max(min(hours, _MAX_HOURS), 0) * 3600e9), 0))
+
+
 def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
     """Return ``(start_ts, end_ts, duration_ms)`` of a call, so that the three always agree.
 
@@ -196,6 +210,7 @@ def _second(seconds: int) -> str:
 
 
 _SECOND_US = 1_000_000
+_MAX_HOURS = 1e6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

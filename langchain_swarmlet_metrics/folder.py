@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from langchain_swarmlet_metrics import modes, owners
 from langchain_swarmlet_metrics.events import timestamp
 from langchain_swarmlet_metrics.settings import DATA_PATH_VARIABLE
 
@@ -51,21 +53,46 @@ class FileEntry(NamedTuple):
     size: int
 
 
-def make_root(root: Path) -> None:
-    """Make the folder of the worker folders unless it is there, and see by trying whether it can be written.
+def make_root(path: Path, file_mode: int = modes.PRIVATE) -> Path:
+    """Make the folder of the worker folders unless it is there, and return where it really is.
+
+    Args:
+        path: may be relative, a symbolic link, or lead through some.
+        file_mode: of the files to come, which decides the mode of the folders that are made.
 
     Raises:
-        OSError: it cannot; of the class that the system's error has.
+        PermissionError: somebody else than this process's user and root can change what is in it.
+        OSError: it cannot be made; of the class that the system's error has.
+    """
+    root = Path(os.path.realpath(path))
+    try:
+        if not root.is_dir():
+            modes.make_folders(root, modes.folder_mode(file_mode))
+    except FileExistsError:
+        if not root.is_dir():  # otherwise another process was faster
+            raise _unusable(root, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from None
+    except OSError as error:
+        raise _unusable(root, error) from error
+    owners.require_trusted(root)
+    return root
+
+
+def require_writable(root: Path) -> None:
+    """See by trying whether workers can be kept in a root.
+
+    Raises:
+        OSError: they cannot; of the class that the system's error has.
     """
     try:
-        with suppress(FileExistsError):
-            root.mkdir(mode=0o700, parents=True)
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        msg = f"workers cannot be kept in {root}: {reason}; set {DATA_PATH_VARIABLE} or pass root="
-        raise OSError(error.errno, msg) from error
+        raise _unusable(root, error) from error
+
+
+def _unusable(root: Path, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return OSError(error.errno, f"workers cannot be kept in {root}: {reason}; set {DATA_PATH_VARIABLE} or pass root=")
 
 
 def folder_name(now_ns: int, task: str) -> str:
@@ -78,7 +105,7 @@ def folder_name(now_ns: int, task: str) -> str:
     return f"{timestamp(now_ns)[:19].replace(':', '-')}_{_slug(task)}"
 
 
-def make_folder(root: Path, wanted: str) -> str:
+def make_folder(root: Path, wanted: str, file_mode: int = modes.PRIVATE) -> str:
     """Make a folder for a new worker and return its name: the one wanted, with ``-2``, ``-3`` ... unless it is free.
 
     Which name is free is decided by making the folder, so that any number of processes may do so at once.
@@ -86,6 +113,7 @@ def make_folder(root: Path, wanted: str) -> str:
     Args:
         root: the folder of the worker folders.
         wanted: see `folder_name`.
+        file_mode: of the files to come.
 
     Raises:
         OSError: the folder cannot be made.
@@ -94,7 +122,7 @@ def make_folder(root: Path, wanted: str) -> str:
     while True:
         name = wanted if number == 1 else f"{wanted}-{number}"
         with suppress(FileExistsError):
-            (root / name).mkdir(mode=0o700)
+            modes.make_folder(root / name, modes.folder_mode(file_mode))
             return name
         number += 1
 
@@ -172,8 +200,13 @@ def list_files(folder: Path) -> list[FileEntry]:
     return found
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, mode: int = modes.PRIVATE) -> None:
     """Write a file whole or not at all; readers see the old one or the new one at any instant.
+
+    Args:
+        path: the file, in a folder that is there.
+        content: all of it.
+        mode: of the new file.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.
@@ -182,6 +215,7 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+        modes.settle(Path(temporary), mode)
         os.replace(temporary, path)  # noqa: PTH105 - both are names already
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import time
 from contextvars import Context, copy_context
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from langchain_swarmlet_metrics import modes
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
 from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
 
@@ -137,7 +139,7 @@ def configure_logging(
     ``logging.getLogger("langchain_swarmlet_metrics").setLevel("INFO")`` is enough.
 
     Args:
-        path: the file to append to, or None for standard error.
+        path: the file to append to, or None for standard error. A new file can be read by this user alone.
         format: ``kv`` for `KeyValueFormatter`, ``json`` for `JSONLinesFormatter`.
         level: the logger's new level, by number or name; the events are logged at INFO.
 
@@ -149,6 +151,8 @@ def configure_logging(
         OSError: the file can't be opened for appending.
     """
     formatter, number = _formatter(format), _level_number(level)
+    if path is not None:
+        os.close(modes.open_or_make(path, os.O_WRONLY, modes.PRIVATE))
     handler = logging.StreamHandler() if path is None else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(formatter)
     for earlier in [other for other in _logger.handlers if other.name == LOGGER_NAME]:

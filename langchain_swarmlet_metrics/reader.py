@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import math
 import re
-import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from langchain_swarmlet_metrics import liveness, settings
 from langchain_swarmlet_metrics import metadata as schema
 from langchain_swarmlet_metrics.eventlog import EventReader
-from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.events import hours_ago
 from langchain_swarmlet_metrics.folder import (
     METADATA_FILE,
     METRICS_FILE,
@@ -28,7 +26,9 @@ from langchain_swarmlet_metrics.folder import (
     open_plain,
 )
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
+from langchain_swarmlet_metrics.modes import PRIVATE, checked_file_mode
 from langchain_swarmlet_metrics.overlay import Overlay
+from langchain_swarmlet_metrics.owners import is_trusted
 from langchain_swarmlet_metrics.registry import Job, Registry
 from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.search import Match, matches
@@ -45,7 +45,6 @@ INDEX_FILE = "index.sqlite3"
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
 _PAGE = 50
-_MAX_HOURS = 1e6
 
 
 class WorkerNotFoundError(LookupError):
@@ -55,12 +54,12 @@ class WorkerNotFoundError(LookupError):
 class StoreReader:
     """Read, list and search worker folders; `ArtifactStore` writes them as well."""
 
-    def __init__(self, root: str | Path | None = None) -> None:
-        self.root = (settings.default_root() if root is None else Path(root).expanduser()).absolute()
-        make_root(self.root)
+    def __init__(self, root: str | Path | None = None, *, file_mode: int = PRIVATE) -> None:
+        self._file_mode = checked_file_mode(file_mode)
+        self.root = make_root(settings.default_root() if root is None else Path(root).expanduser(), file_mode)
         self.overlay = Overlay()
         """Workers of this process whose files could not be written; readers are told of them from here."""
-        self._registry = Registry(self.root / INDEX_FILE, self._scan)
+        self._registry = Registry(self.root / INDEX_FILE, self._scan, file_mode)
 
     def __repr__(self) -> str:
         return f"ArtifactStore({str(self.root)!r})"
@@ -196,7 +195,7 @@ class StoreReader:
 
     def _folder(self, worker_id: str) -> Path:
         path = self.root / worker_id
-        if not _WORKER_ID.fullmatch(worker_id) or path.is_symlink() or not path.is_dir():
+        if not _WORKER_ID.fullmatch(worker_id) or not is_trusted(path):
             raise self._not_found(worker_id)
         return path
 
@@ -204,15 +203,13 @@ class StoreReader:
         return WorkerNotFoundError(f"worker {one_line(worker_id, 128)!r} not found in {self.root}")
 
     def _metadata(self, worker_id: str) -> Metadata | None:
-        """Read a worker's metadata; None when it is missing, damaged, or another worker's."""
+        """Read a worker's metadata; None when it is missing, damaged, another worker's, or not to be trusted."""
         if held := self.overlay.get(worker_id):
             return held.metadata
-        if not _WORKER_ID.fullmatch(worker_id):
-            return None
         try:
-            with open_plain(self.root / worker_id, [METADATA_FILE]) as file:
+            with open_plain(self._folder(worker_id), [METADATA_FILE]) as file:
                 metadata = schema.decode(file.read())
-        except (OSError, FileRefusedError) as error:
+        except (OSError, FileRefusedError, WorkerNotFoundError) as error:
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:
                 raise
             return None
@@ -228,9 +225,11 @@ class StoreReader:
     def _newest(self, owner_id: str | None, status: str | None, since_hours: float | None) -> Iterator[Metadata]:
         # The index may lag behind a worker's own file, and never says lost: what is open in it is always looked at.
         statuses = None if status is None else OPEN_STATUSES | {status}
-        since = None if since_hours is None else _hours_ago(since_hours)
+        since = None if since_hours is None else hours_ago(since_hours)
         last: Job | None = None
-        while jobs := self._registry.list(owner_id=owner_id, statuses=statuses, since=since, before=last, limit=_PAGE):
+        page = _PAGE
+        while jobs := self._registry.list(owner_id=owner_id, statuses=statuses, since=since, before=last, limit=page):
+            page *= 2  # in a root that is read-only all folders are read for each page
             for job in jobs:
                 metadata = self._metadata(job.worker_id)
                 if metadata is None or metadata.job_id != job.job_id or metadata.owner_id != job.owner_id:
@@ -238,10 +237,3 @@ class StoreReader:
                 if status is None or self.status(metadata) == status:
                     yield metadata
             last = jobs[-1]
-
-
-def _hours_ago(hours: float) -> str:
-    if math.isnan(hours):
-        msg = "since_hours is not a number; give how many hours to look back, such as 24"
-        raise ValueError(msg)
-    return timestamp(max(time.time_ns() - round(max(min(hours, _MAX_HOURS), 0) * 3600e9), 0))

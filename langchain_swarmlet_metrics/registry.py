@@ -1,6 +1,7 @@
 """The job table: which worker folder belongs to which job number, for lists that need not read every folder.
 
-``index.sqlite3`` is derived from the folders. When it is missing or damaged, whoever opens it next builds it anew.
+``index.sqlite3`` is derived from the folders. When it is missing or damaged, whoever opens it next builds it anew. In a
+root that cannot be written, where SQLite can't read it either, a table in memory takes its place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from langchain_swarmlet_metrics import locks, logs
+from langchain_swarmlet_metrics import locks, logs, modes
 from langchain_swarmlet_metrics.events import timestamp
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ class Registry:
     Args:
         path: the index, in the folder of the worker folders.
         scan: reads the jobs from the worker folders. Must not use the registry.
+        file_mode: of an index that is made.
     """
 
-    def __init__(self, path: Path, scan: Callable[[], Iterable[Job]]) -> None:
+    def __init__(self, path: Path, scan: Callable[[], Iterable[Job]], file_mode: int = modes.PRIVATE) -> None:
         self.path = path
         self._scan = scan
+        self._file_mode = file_mode
         self._is_held = False
 
     @contextmanager
@@ -152,10 +155,24 @@ class Registry:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs {clauses}", values)  # noqa: S608 - our own text
             return [Job._make(row) for row in rows]
 
+        if _is_read_only(self.path.parent):
+            return self._in_memory(select)
         with suppress(DamagedIndexError), self._locked(shared=True):
             return self._opened(select)
         with self._locked():
             return self._repairing(select)
+
+    def _in_memory(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do something with a table of what the folders say now, as reading a file in WAL mode writes beside it."""
+        jobs = self._jobs()
+        with _no_fork, closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            _fill(connection, jobs)
+            return operation(connection)
+
+    def _jobs(self) -> Sequence[Job]:
+        """Return the jobs that the folders name, oldest first."""
+        numbered = (job for job in self._scan() if 0 < job.job_id < _LARGEST_JOB_ID)
+        return sorted(numbered, key=lambda job: (job.created_at, job.worker_id))
 
     def _repairing(self, operation: Callable[[sqlite3.Connection], _Result], busy_s: float = _BUSY_S) -> _Result:
         """Do something with the index, built anew if need be. The lock is held, so nobody else builds it meanwhile."""
@@ -202,21 +219,14 @@ class Registry:
             aside = self.path.with_name(f"{self.path.name}.damaged-{timestamp(time.time_ns()).replace(':', '-')}")
             logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
             self.path.replace(aside)
-        jobs = sorted(self._scan(), key=lambda job: (job.created_at, job.worker_id))
+        jobs = self._jobs()
 
         def build(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            # Of two folders with the same number the older keeps it; the other can be read by its name only.
-            connection.executemany(
-                f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
-                [job for job in jobs if 0 < job.job_id < _LARGEST_JOB_ID],
-            )
-            connection.execute("COMMIT")
+            _fill(connection, jobs)
 
-        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))  # SQLite removes an old journal of an empty file
+        # SQLite removes an old journal of an empty file, and gives its own files beside it the same mode.
+        os.close(modes.open_or_make(self.path, os.O_WRONLY, self._file_mode))
         self._opened(build, version=0)
 
     @contextmanager
@@ -235,6 +245,22 @@ class Registry:
                 if descriptor is not None:
                     locks.free(descriptor)
                     os.close(descriptor)
+
+
+def _is_read_only(folder: Path) -> bool:
+    return os.access(folder, os.R_OK) and not os.access(folder, os.W_OK)
+
+
+def _fill(connection: sqlite3.Connection, jobs: Iterable[Job]) -> None:
+    """Make the job table of an empty database. Of two jobs with one number the first has it, the other has none."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.executemany(
+        f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
+        jobs,
+    )
+    connection.execute("COMMIT")
 
 
 def _means_damage(error: Exception) -> bool:

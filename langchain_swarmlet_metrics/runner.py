@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_swarmlet_metrics import agents, supervisor
+from langchain_swarmlet_metrics.folder import require_writable
+from langchain_swarmlet_metrics.modes import PRIVATE
 from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.sinks import sink_relay
 from langchain_swarmlet_metrics.spawn import Spawner
@@ -37,9 +39,12 @@ class WorkerRunner:
             in a thread of their own; the end of the block waits up to a second for those that have not caught up.
         summarizer: a chat model or a callable that turns a prompt into the worker's ``summary``.
         store_task: whether the task is written to disk; without it, the worker's name is neutral too.
+        file_mode: of the files that are made, as for `ArtifactStore`.
 
     Raises:
+        PermissionError: somebody else can change what is in the root.
         OSError: the root cannot be written; the message names the path, the reason and the variable to set.
+        ValueError: there is no such ``file_mode``.
     """
 
     def __init__(
@@ -50,8 +55,10 @@ class WorkerRunner:
         sinks: Iterable[Callable[[Worker], Sink]] = (),
         summarizer: Summarizer | None = None,
         store_task: bool = True,
+        file_mode: int = PRIVATE,
     ) -> None:
-        self.store = ArtifactStore(root)
+        self.store = ArtifactStore(root, file_mode=file_mode)
+        require_writable(self.store.root)
         self.sinks = tuple((sink_relay(), make_sink) for make_sink in sinks)
         self.summarizer = summarizer
         self.store_task = store_task

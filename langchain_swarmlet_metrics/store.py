@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 import time
 from contextlib import closing
@@ -37,13 +35,6 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Parent, Status
     from langchain_swarmlet_metrics.snapshot import Snapshot
 
-INDEX_FILE = "index.sqlite3"
-
-_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
-_PAGE = 50
-_MAX_HOURS = 1e6
-
 
 class NotRecordedError(OSError):
     """A worker has no folder, because the system refused it.
@@ -66,10 +57,15 @@ class ArtifactStore(StoreReader):
     or to write, the index included, is raised as the system's own `OSError`.
 
     Args:
-        root: the folder of the worker folders, made when it is missing; by default `settings.default_root`.
+        root: the folder of the worker folders, made when it is missing; by default `settings.default_root`. One that
+            cannot be written can be read.
+        file_mode: of the files that are made: ``0o600``, or ``0o640`` to let the group read them; folders get the
+            rights to enter that go with it.
 
     Raises:
-        OSError: the root cannot be made or written; of the class that the system's error has.
+        PermissionError: somebody else than this process's user and root can change what is in the root.
+        OSError: the root cannot be made; of the class that the system's error has.
+        ValueError: there is no such ``file_mode``; says which there are.
     """
 
     def create(
@@ -109,7 +105,7 @@ class ArtifactStore(StoreReader):
             process=process,
         )
         try:
-            metadata.worker_id = make_folder(self.root, metadata.worker_id)
+            metadata.worker_id = make_folder(self.root, metadata.worker_id, self._file_mode)
         except OSError as error:
             raise NotRecordedError(metadata, error) from error
         try:
@@ -179,7 +175,7 @@ class ArtifactStore(StoreReader):
         try:
             if result is not None:
                 content = result.encode(errors="backslashreplace")  # a lone surrogate is no reason to lose the rest
-                replace_file(self.root / metadata.worker_id / RESULT_FILE, content)
+                replace_file(self.root / metadata.worker_id / RESULT_FILE, content, self._file_mode)
         except OSError as error:
             lost = f"{RESULT_FILE} could not be written: {error_text(error)}"
             self._save_with_status(replace(metadata, error=metadata.error or lost))
@@ -188,7 +184,7 @@ class ArtifactStore(StoreReader):
 
     def save(self, metadata: Metadata) -> None:
         """Write a worker's ``metadata.json``; readers see the old one or the new one, whole."""
-        replace_file(self.root / metadata.worker_id / METADATA_FILE, schema.encode(metadata))
+        replace_file(self.root / metadata.worker_id / METADATA_FILE, schema.encode(metadata), self._file_mode)
 
     def writer(self, worker_id: str) -> EventWriter:
         """Open a worker's ``metrics.jsonl`` for its events, and lock it: while it is open, the worker runs.
@@ -197,7 +193,7 @@ class ArtifactStore(StoreReader):
             FileNotFoundError: the worker has no folder.
             BlockingIOError: it is open already.
         """
-        return EventWriter(self._folder_to_write(worker_id) / METRICS_FILE)
+        return EventWriter(self._folder_to_write(worker_id) / METRICS_FILE, self._file_mode)
 
     def append(self, worker_id: str, events: Iterable[Event]) -> None:
         """Append events to a worker's ``metrics.jsonl``, all with one write, whether or not the worker runs.
@@ -205,12 +201,13 @@ class ArtifactStore(StoreReader):
         Raises:
             FileNotFoundError: the worker has no folder.
         """
-        with closing(EventWriter(self._folder_to_write(worker_id) / METRICS_FILE, lock=False)) as writer:
+        path = self._folder_to_write(worker_id) / METRICS_FILE
+        with closing(EventWriter(path, self._file_mode, lock=False)) as writer:
             writer.extend(events)
 
     def save_snapshot(self, taken: Snapshot) -> None:
         """Write a worker's ``inflight.json``; readers see the old one or the new one, whole."""
-        replace_file(self.root / taken.worker_id / SNAPSHOT_FILE, snapshot.encode(taken))
+        replace_file(self.root / taken.worker_id / SNAPSHOT_FILE, snapshot.encode(taken), self._file_mode)
 
     def touch_snapshot(self, worker_id: str) -> None:
         """Note that a worker lives, and that its ``inflight.json`` is still right."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from textwrap import dedent
+
+import pytest
 
 _PROJECT = Path(__file__).parent.parent
 _PREAMBLE = """
@@ -16,11 +20,31 @@ def wait_for_the_others():
 """
 
 
+READ_ONLY = ("unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"')
+"""Runs the command that follows with the folder named before it mounted read-only, for that command alone."""
+
+
+def needs_read_only_mounts(folder):
+    """Skip a test where a folder cannot be mounted read-only."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can mount a folder read-only")
+    if not shutil.which("unshare"):
+        pytest.skip("needs the program unshare")
+    if subprocess.run([*READ_ONLY, folder, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody mount a folder read-only")
+
+
 @contextmanager
-def running(script, *arguments):
-    """Run a script in another process, killed when the block is left; it talks through its stdin and stdout."""
+def running(script, *arguments, through=()):
+    """Run a script in another process, killed when the block is left; it talks through its stdin and stdout.
+
+    Args:
+        script: Python code.
+        arguments: its arguments.
+        through: a command that runs the command which follows it.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", _PREAMBLE + dedent(script), *map(str, arguments)],
+        [*through, sys.executable, "-c", _PREAMBLE + dedent(script), *map(str, arguments)],
         cwd=_PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -33,9 +57,9 @@ def running(script, *arguments):
             process.kill()
 
 
-def output_of(script, *arguments):
+def output_of(script, *arguments, through=()):
     """Run a script in another process to its end and return what it printed."""
-    with running(script, *arguments) as process:
+    with running(script, *arguments, through=through) as process:
         return _rest_of_output(process)
 
 

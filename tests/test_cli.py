@@ -13,6 +13,7 @@ import pytest
 
 from langchain_swarmlet_metrics import __version__, cli
 from langchain_swarmlet_metrics.runner import WorkerRunner
+from tests.processes import READ_ONLY, needs_read_only_mounts
 
 PROJECT = Path(__file__).parent.parent
 
@@ -74,6 +75,27 @@ def test_show(workers, capsys):
     assert f"Worker {workers[0].worker_id} (job 1): success\n" in out
     assert out.endswith(f"\n\n{workers[0].dir / 'metrics.jsonl'}\n")
     assert "This worker failed at " in run(capsys, "show", 2)[1]
+
+
+def test_a_root_on_a_read_only_file_system(workers, runner, capsys):
+    """The list and a worker look the same where nothing can be written."""
+    root = runner.store.root
+    needs_read_only_mounts(root)
+    for command in (["list"], ["show", "2"]):
+        arguments = [sys.executable, "-m", "langchain_swarmlet_metrics.cli", "--root", root, *command]
+        done = subprocess.run([*READ_ONLY, root, *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+        assert (0, done.stdout, done.stderr) == run(capsys, "--root", root, *command)
+
+
+def test_a_root_that_others_may_change(workers, runner, capsys):
+    """It is not looked at; the message says why and what to do."""
+    runner.store.root.chmod(0o777)
+    status, out, errors = run(capsys, "list")
+    assert (status, out) == (1, "")
+    assert errors.startswith(
+        f"swarmlet-metrics: worker folders in {runner.store.root} are refused: everybody may write"
+    )
+    assert f"run `chmod o-w {runner.store.root}`" in errors
 
 
 def test_terminal_is_not_steered(workers, capsys):

@@ -26,6 +26,7 @@ from langchain_swarmlet_metrics.folder import (
     open_file,
     open_plain,
     replace_file,
+    require_writable,
 )
 
 SECRET = b"nobody may read this"
@@ -121,12 +122,11 @@ def test_the_same_task_in_the_same_second(tmp_path):
         ("file", NotADirectoryError, "Not a directory"),
         ("file/below", NotADirectoryError, "Not a directory"),
         ("/proc/workers", OSError, ""),
-        ("/proc", OSError, ""),
         ("nul\0", ValueError, "null"),
     ],
 )
 def test_a_root_that_cannot_be(tmp_path, root, kind, reason):
-    """A root that cannot be made or written is an error that names it, the reason, and what to do."""
+    """A root that cannot be made is an error that names it, the reason, and what to do."""
     if root.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("needs /proc")
     (tmp_path / "file").touch()
@@ -142,9 +142,36 @@ def test_a_root_is_made(tmp_path):
     """A root is made with the folders above it, and left empty; one that exists is taken as it is."""
     root = tmp_path / "a" / "b"
     for _ in range(2):
-        make_root(root)
-        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        assert make_root(root) == root
+        for made in (root, root.parent):
+            assert stat.S_IMODE(made.stat().st_mode) == 0o700
         assert list(root.iterdir()) == []
+
+
+def test_a_root_that_is_a_link(tmp_path, monkeypatch):
+    """The folder that a link leads to is the root, made if need be; a relative root becomes absolute."""
+    (tmp_path / "link").symlink_to("target")
+    monkeypatch.chdir(tmp_path)
+    for root in ("link", "target"):
+        assert make_root(Path(root)) == tmp_path / "target"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="workers cannot be kept in"):
+        make_root(tmp_path / "loop")
+
+
+def test_a_root_made_by_threads_at_once(tmp_path):
+    """Whoever comes second takes what the first has made."""
+    with ThreadPoolExecutor(8) as pool:
+        roots = list(pool.map(lambda _: make_root(tmp_path / "a" / "b" / "c"), range(40)))
+    assert set(roots) == {tmp_path / "a" / "b" / "c"}
+
+
+def test_a_root_that_cannot_be_written():
+    """A root in which no worker can be kept is an error that says why; one that can be written is left empty."""
+    if not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    with pytest.raises(OSError, match=r"workers cannot be kept in /proc: .*; set SWARMLET_DATA_PATH or pass root="):
+        require_writable(Path("/proc"))
 
 
 # Reading

@@ -8,6 +8,7 @@ import logging.handlers
 import math
 import queue
 import shutil
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -316,6 +317,16 @@ def test_configure_logging_appends_to_a_file(tmp_path):
     assert before == "before"
     assert parse_line(line)["tool"] == "ssh_exec"
     assert handler in LOGGER.handlers
+
+
+def test_a_new_log_is_private(tmp_path):
+    """A log that is made can be read by its user alone; one that exists keeps its mode."""
+    path = tmp_path / "log"
+    configure_logging(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    configure_logging(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_configure_logging_writes_to_standard_error_by_default(capsys):

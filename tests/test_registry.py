@@ -8,12 +8,12 @@ import sys
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics import locks, registry
 from langchain_swarmlet_metrics.registry import Job, Registry
-from tests.processes import output_of, outputs_of, running
+from tests.processes import READ_ONLY, needs_read_only_mounts, output_of, outputs_of, running
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -63,10 +63,12 @@ def test_a_worker_made_again_has_a_new_number(path):
     assert [job.job_id for job in jobs.list()] == [2]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_list_is_newest_first(tmp_path_factory, data):
-    """Every combination of filters gives what a plain loop over all jobs gives, page by page."""
+@pytest.mark.parametrize("read_only", [False, True])
+def test_list_is_newest_first(tmp_path_factory, monkeypatch, data, read_only):
+    """Every combination of filters gives what a plain loop over all jobs gives, page by page; read-only or not."""
+    monkeypatch.setattr(registry, "_is_read_only", lambda folder: read_only)
     texts = st.sampled_from(["a", "b", "c"])
     stored = [
         Job(number, f"w{number}", *values)
@@ -317,6 +319,43 @@ def test_what_is_no_damage_is_the_systems_error(path):
     assert path.is_dir()
     with pytest.raises(FileNotFoundError):
         Registry(path.parent / "gone" / path.name, list).list()
+
+
+@pytest.mark.parametrize("state", ["current", "missing", "damaged", "journal"])
+def test_a_root_that_cannot_be_written(path, state):
+    """On a read-only file system the jobs are those of the folders, whatever the index is like; it stays as it is."""
+    needs_read_only_mounts(path.parent)
+    script = """
+        import sqlite3, sys
+        from contextlib import closing
+        from pathlib import Path
+        from langchain_swarmlet_metrics.registry import Job, Registry
+        folders = [Job(number, f"worker-{number}", "ann", "success", f"2025-{number}") for number in (1, 2, 7)]
+        copy = folders[2]._replace(worker_id="copy", created_at="2026")
+        jobs = Registry(Path(sys.argv[1]), lambda: [*folders, copy])
+        assert jobs.list() == folders[::-1]
+        assert jobs.list(owner_id="ann", since="2025-2", before=folders[2]) == folders[1:2]
+        assert jobs.find(7) == folders[2]
+        assert jobs.find(3) is None
+        update, add = lambda: jobs.update_status("worker-1", "failed"), jobs.adding("a", None, "b").__enter__
+        for write in (update, add):
+            try:
+                write()
+            except OSError as error:
+                print(error)
+    """
+    Registry(path, list).list()
+    if state == "missing":
+        path.unlink()
+    elif state == "damaged":
+        garbage(path)
+    elif state == "journal":
+        path.with_name("index.sqlite3-wal").write_bytes(b"left over")
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    output = output_of(script, path, through=(*READ_ONLY, path.parent))
+    assert len(output.splitlines()) == 2
+    assert "index.sqlite3" in output
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
 def test_folders_that_cannot_be_read_build_nothing(path):

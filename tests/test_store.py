@@ -21,7 +21,7 @@ from langchain_swarmlet_metrics.folder import FileEntry, FileRefusedError
 from langchain_swarmlet_metrics.metadata import Metadata, Parent, Process, encode
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.store import ArtifactStore, NotRecordedError
-from tests.processes import output_of, outputs_of, running
+from tests.processes import READ_ONLY, needs_read_only_mounts, output_of, outputs_of, running
 
 EVENT = ToolCall(tool="ssh_exec", start_ts="", end_ts="", duration_ms=1, success=True)
 SECRET = "sk-" + "Zx9Qv7Lm2Tc4Rb8Wk1Hd5Ny3Jf6Gp0Sa"
@@ -96,6 +96,20 @@ def test_what_is_made_is_private(store):
     store.complete(metadata, status="success", elapsed_ns=1 * 10**6, result="42")
     for path in [store.root, *store.root.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_group_may_be_let_in(tmp_path):
+    """With a mode of its own, files can be read by others, who then may enter the folders; other modes are refused."""
+    store = ArtifactStore(tmp_path / "root", file_mode=0o640)
+    metadata = store.create("task")
+    store.append(metadata.worker_id, [EVENT])
+    store.complete(metadata, status="success", elapsed_ns=1 * 10**6, result="42")
+    for path in [store.root, *store.root.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path
+    assert stat.S_IMODE((tmp_path / "root" / metadata.worker_id / "metadata.json").stat().st_mode) == 0o640
+    with pytest.raises(ValueError, match=r"file_mode=0o660 is refused.*0o640"):
+        ArtifactStore(tmp_path / "other", file_mode=0o660)
+    assert not (tmp_path / "other").exists()
 
 
 def test_secrets_are_kept_out(store):
@@ -215,6 +229,101 @@ def test_a_root_with_an_odd_name(tmp_path):
     """Characters that mean something in a database's address are only characters."""
     store = ArtifactStore(tmp_path / "100% ?mode=ro#ünï")
     assert store.create("task") == store.read(1)
+
+
+# Whose folders
+
+
+def stranger_owns(folder):
+    """Give a folder to another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give folders away")
+    os.chown(folder, 54321, 0)
+
+
+def anybody_writes(folder):
+    """Let everybody write to a folder."""
+    folder.chmod(0o777)
+
+
+def link(folder):
+    """Put a link in a folder's place."""
+    folder.rename(folder.parent.parent / "moved")
+    folder.symlink_to(folder.parent.parent / "moved")
+
+
+@pytest.mark.parametrize("spoil", [stranger_owns, anybody_writes])
+def test_a_root_that_others_may_change(store, spoil):
+    """Neither a writer nor a reader takes a root in which others can put workers, whether or not through a link."""
+    store.create("task")
+    spoil(store.root)
+    (store.root.parent / "link").symlink_to(store.root)
+    for root in (store.root, store.root.parent / "link"):
+        with pytest.raises(PermissionError, match=f"worker folders in {store.root} are refused: .* run `ch.* root="):
+            ArtifactStore(root)
+
+
+@pytest.mark.parametrize("spoil", [stranger_owns, anybody_writes, link])
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_worker_folder_that_others_may_change(store, spoil, rebuilt):
+    """A worker whose folder is not its user's own is not found, listed or written to; the others are."""
+    good, bad = make(store, "good needle", "bad needle")
+    spoil(store.root / bad.worker_id)
+    if rebuilt:
+        (store.root / "index.sqlite3").unlink()
+    assert store.list() == [good]
+    assert [match.metadata for match in store.search("needle")] == [good]
+    with pytest.raises(WorkerNotFoundError, match="worker job 2 not found"):
+        store.read(2)
+    for call in (store.read_worker, store.result, store.events, store.files):
+        with pytest.raises(WorkerNotFoundError):
+            call(bad.worker_id)
+    with pytest.raises(FileNotFoundError):
+        store.writer(bad.worker_id)
+
+
+# Read-only
+
+
+def test_a_root_on_a_read_only_file_system(store):
+    """Everything can be read where nothing can be written, running workers included; writing is the system's error."""
+    needs_read_only_mounts(store.root)
+    ended, running_one = make(store, "first needle", "second")
+    store.append(ended.worker_id, [EVENT])
+    store.complete(ended, status="success", elapsed_ns=1 * 10**6, result="42")
+    script = """
+        import sys
+        from langchain_swarmlet_metrics.store import ArtifactStore
+        store = ArtifactStore(sys.argv[1])
+        print([(found.job_id, store.status(found)) for found in store.list()])
+        print([found.job_id for found in store.list(status="running")])
+        metadata = store.read(1)
+        events = list(store.events(metadata.worker_id))
+        print(store.result(metadata.worker_id), len(events), len(store.search("needle")))
+        for write in (lambda: store.create("task"), lambda: store.save(metadata), lambda: store.start(metadata)):
+            try:
+                write()
+            except OSError as error:
+                print("Read-only file system" in str(error))
+    """
+    with closing(store.writer(running_one.worker_id)):
+        store.start(running_one)
+        before = sorted(store.root.iterdir())
+        output = output_of(script, store.root, through=(*READ_ONLY, store.root))
+    assert output.splitlines()[:3] == ["[(2, 'running'), (1, 'success')]", "[2]", "42 1 1"]
+    assert output.splitlines()[3:5] == ["True"] * 2
+    assert sorted(store.root.iterdir()) == before
+
+
+def test_many_workers_are_read_page_by_page(store, monkeypatch):
+    """Pages grow, so that a root whose folders have to be read for each page is read few times."""
+    make(store, *map(str, range(30)))
+    monkeypatch.setattr("langchain_swarmlet_metrics.reader._PAGE", 2)
+    monkeypatch.setattr("langchain_swarmlet_metrics.registry._is_read_only", lambda folder: True)
+    scans = []
+    monkeypatch.setattr(store._registry, "_scan", lambda: scans.append(1) or store._scan())
+    assert [found.job_id for found in store.list(limit=99)] == list(range(30, 0, -1))
+    assert len(scans) == 5
 
 
 # Running and ending

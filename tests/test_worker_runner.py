@@ -30,6 +30,7 @@ from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.summary import summarize
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest, Usage
 from tests.conftest import read_lines
+from tests.processes import READ_ONLY, needs_read_only_mounts, output_of
 
 
 @tool
@@ -415,6 +416,31 @@ def test_unwritable_root(tmp_path):
     with pytest.raises(OSError, match="SWARMLET_DATA_PATH") as caught:
         WorkerRunner(tmp_path / "file" / "workers")
     assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_root_on_a_read_only_file_system(runner):
+    """A runner, which writes, refuses a root that can only be read when it is made, not when a worker starts."""
+    root = runner.store.root
+    needs_read_only_mounts(root)
+    script = """
+        import sys
+        from langchain_swarmlet_metrics import WorkerRunner
+        try:
+            WorkerRunner(sys.argv[1])
+        except OSError as error:
+            print(error)
+    """
+    output = output_of(script, root, through=(*READ_ONLY, root))
+    assert f"workers cannot be kept in {root}: Read-only file system; set SWARMLET_DATA_PATH or pass root=" in output
+
+
+def test_file_mode(tmp_path):
+    """The files of a runner's workers get the mode that it is made with; one that can't be is refused."""
+    worker = WorkerRunner(tmp_path / "workers", file_mode=0o640).run(lambda task: "42", "task")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in worker.dir.iterdir()}
+    assert modes == dict.fromkeys(["metadata.json", "metrics.jsonl", "result.txt"], 0o640)
+    with pytest.raises(ValueError, match="file_mode=0o666 is refused"):
+        WorkerRunner(tmp_path / "workers", file_mode=0o666)
 
 
 def test_late_calls_are_not_recorded(runner, loopback):
