@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
     from langchain_swarmlet_metrics.logs import JSONLinesFormatter, KeyValueFormatter, configure_logging
     from langchain_swarmlet_metrics.runner import WorkerRunner
+    from langchain_swarmlet_metrics.scrub import add_secret_patterns
     from langchain_swarmlet_metrics.sinks import Sink
     from langchain_swarmlet_metrics.store import ArtifactStore
     from langchain_swarmlet_metrics.supervisor import SUPERVISOR_PROMPT_HINT
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "ToolCall": "events",
     "Worker": "worker",
     "WorkerRunner": "runner",
+    "add_secret_patterns": "scrub",
     "carry": "context",
     "configure_logging": "logs",
     "get_metrics_collector": "collector",
@@ -62,6 +64,7 @@ __all__ = [
     "ToolCall",
     "Worker",
     "WorkerRunner",
+    "add_secret_patterns",
     "carry",
     "configure_logging",
     "get_metrics_collector",

@@ -1,203 +1,106 @@
-"""Secrets out of texts, and any object into one safe line.
-
-A text is looked at closely only where a hint (``sk-``, ``password``, ``://`` ...) occurs in it, and every pattern
-takes time linear in the text: its repetitions are bounded, possessive, or start where no attempt began before.
-"""
+"""Secrets out of texts, and any object into one safe line."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import threading
 from functools import lru_cache
-from itertools import islice
-from typing import NamedTuple, TypeAlias, TypeVar
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-REDACTED = "[redacted]"
+from langchain_swarmlet_metrics.patterns import REDACTED, RULES, SECRET_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
 UNKNOWN = "unknown"
 
-Scrubber: TypeAlias = Callable[[str], str]
-"""Return a text without its secrets."""
+_Patterns: TypeAlias = tuple[re.Pattern[str], ...]
+
+_STEP = 1024
+_PIECE = 2 * _STEP
+
+_users: tuple[_Patterns, ...] = ()  # replaced as a whole, so that whoever reads it needs no lock
+_adding = threading.Lock()
 
 
-class _Rule(NamedTuple):
-    hints: tuple[str, ...]
-    """The pattern can match only where one of these occurs in the lower-cased text."""
-    pattern: re.Pattern[str]
-    replacement: str
+def add_secret_patterns(*patterns: str | re.Pattern[str]) -> Callable[[], None]:
+    r"""Have what these patterns match replaced, too, wherever this process writes a text from now on.
 
+    That is in tasks, configs, summaries, errors, names and warnings, in files and in log lines. The patterns run in the
+    agent's time, on what the built-in ones have left, and see at most 2048 characters at once: of a longer text pieces
+    that overlap by 1024, so a secret longer than that may go in part. A pattern that can match in exponentially many
+    ways, such as ``(a+)+b``, can still hang.
 
-def _rule(hints: str, pattern: str, flags: re.RegexFlag = re.IGNORECASE) -> _Rule:
-    """Make a rule of hints, one or more words, and a pattern whose match is replaced but for its named groups."""
-    compiled = re.compile(pattern, flags | re.ASCII)
-    kept = "".join(rf"\g<{group}>" for group in compiled.groupindex)
-    return _Rule(tuple(hints.lower().split()), compiled, kept + REDACTED)
+    Args:
+        patterns: Regular expressions such as ``r"ACME-\d{6}"``; each match is replaced whole.
 
+    Returns:
+        A function that takes the patterns out again.
 
-# Prefixes that vendors give their keys so that they are found, and what follows them. A body that words could make
-# up as well (sk-learn-some-package) must hold a digit or a capital.
-_VENDOR_KEYS = {
-    "sk-": r"(?=[a-z_-]{0,24}[0-9A-Z])[\w-]{16,}",  # OpenAI, Anthropic, OpenRouter, DeepSeek, Langfuse
-    "sk_live_ sk_test_ rk_live_ rk_test_ whsec_": r"[\w+/=]{16,}",  # Stripe
-    "AKIA ASIA": r"[A-Z0-9]{16}(?![A-Za-z0-9])",  # AWS
-    "AIza": r"[\w-]{35}",  # Google
-    "ya29. GOCSPX-": r"[\w.-]{20,}",  # Google OAuth
-    "ghp_ gho_ ghu_ ghs_ ghr_": r"[A-Za-z0-9]{30,}",  # GitHub
-    "github_pat_": r"\w{22,}",
-    "glpat- gldt- glrt- glcbt- glptt- glsoat-": r"[\w.-]{20,}",  # GitLab
-    "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs- xoxe.xoxp- xoxe.xoxb- xapp-": r"\d[\w-]{9,}",  # Slack
-    "hf_ gsk_ npm_ r8_ fw_": r"[A-Za-z0-9]{20,}",  # Hugging Face, Groq, npm, Replicate, Fireworks
-    "xai- pplx- nvapi- tvly- pypi-": r"(?=[A-Za-z_-]{0,64}[0-9])[\w-]{20,}",  # xAI, Perplexity, NVIDIA, Tavily, PyPI
-    "lsv2_pt_ lsv2_sk_ dop_v1_ dckr_pat_ pcsk_ ntn_ glsa_ sntrys_": r"[\w+/=-]{20,}",  # LangSmith ... Sentry
-    "SG.": r"[\w-]{16,}\.[\w-]{16,}",  # SendGrid
-    "dapi": r"[0-9a-f]{32}",  # Databricks
-    "hvs.": r"[\w-]{20,}",  # HashiCorp Vault
-    "shpat_ shpss_": r"[0-9a-f]{32}",  # Shopify
-}
-
-# Names whose value is a secret, as the end of a longer name (OPENAI_API_KEY, dbPassword). `PWD=/home/me` is a
-# directory, and `pass` alone counts tests.
-_SURE_NAME = (
-    r"(?:passw(?:or)?d|passphrase|passcode|(?<=[_?&;-])pass|pwd(?!=[/~])|secret|credentials?"
-    r"|(?:api|access|secret|private|account|auth|master|signing|encryption|subscription)[ _-]?key)"
-)
-# Names that also come before plain words (`Unexpected token: foo`, `"token": "Hello"`): the value has to look random.
-_VAGUE_NAME = r"(?:token|jwt|signature)"
-
-_CLOSE = r"""\\{0,3}["']?\]?[ \t]{0,20}"""  # what closes a quoted name, escaped where JSON is inside JSON
-_EQUALS = r"""(?:=>|:?=|==(?=[ \t]{0,20}["']))(?!=)[ \t]{0,20}"""
-_COLON = r":[ \t]{0,20}"
-_BARE = r"""[^\s"'&;,]*[^\s"'&;,)\]}.]"""  # up to a separator, but for the brackets and the full stop before it
-_QUOTED = (
-    r"""(?:b?(?P<open>\\{1,3}["'])(?:(?!(?P=open))[^\r\n])+"""
-    r"""|b?(?P<quote>["'])(?:\\.|(?!(?P=quote))[^\\\r\n])+)"""
-)
-# After "password: " a bare word is prose more often than not; one with a digit or a sign is not.
-_ODD = r"[0-9!@#$%^*+=~]"
-_PLAIN = r"""[^\s"'&;,0-9!@#$%^*+=~]"""
-# What stands in a secret's place without being one: placeholders, words of validation messages, our own marker.
-_HARMLESS = (
-    r"""b?\\{0,3}["']?(?:\[redacted\]|\$\{|\$[A-Z_]{3,}(?!\w)|\{\w*\}|\{\{|%\(\w|<[\w .-]{1,40}>"""
-    r"""|os\.(?:environ|getenv)|(?:none|null|nil|true|false|undefined|unset|empty|unknown|required|optional|missing|invalid"""
-    r"""|expired|incorrect|wrong|denied|not|is|must|str|string|bytes|secretstr|any)(?![\w$!@#%^*+=~-]))"""
-)
-
-
-def _vendor_rule() -> _Rule:
-    keys = (f"(?:{'|'.join(map(re.escape, group.split()))}){body}" for group, body in _VENDOR_KEYS.items())
-    return _rule(" ".join(_VENDOR_KEYS), f"(?<![A-Za-z0-9])(?:{'|'.join(keys)})", re.NOFLAG)
-
-
-_RULES = (
-    _rule(  # PEM, cut off or not
-        "-----begin",
-        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r".*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-        re.DOTALL,
-    ),
-    _rule(  # scheme://user:password@host; a port is no password, nor is the tag before an image's digest
-        "://",
-        r"""(?P<keep>://[^\s/:@"'<>]{0,128}:)(?!\d{1,5}(?:[/?#\s"']|$)|\[redacted\]@)"""
-        r"""[^\s"'<>@]{1,256}+(?:@[^\s"'<>@/?#]{1,256}+){0,4}(?=@(?!sha256:))""",
-    ),
-    _rule("://", r"(?<=://)(?=[a-z_-]{0,64}[0-9])[\w-]{20,128}+(?=(?::[^\s/@]{0,64})?@)"),  # https://token@host
-    _rule(
-        "hooks.slack.com/services/ /api/webhooks/",
-        r"(?P<keep>hooks\.slack\.com/services/|/api/webhooks/)[\w/-]{20,}",
-    ),
-    _rule(  # schemes with parameters take the rest of the header
-        "authorization",
-        r"""(?P<keep>authorization["']?[ \t]{0,4}[:=,][ \t]{0,4}(?:b(?=["']))?["']?"""
-        r"""(?:digest|hawk|oauth|aws4-hmac-sha256)[ \t]{1,4})[a-z_]{1,40}=[^\r\n']+""",
-    ),
-    _rule(
-        "authorization",
-        rf"""(?P<keep>authorization{_CLOSE}[:=,][ \t]{{0,4}}(?:b(?=["']))?\\{{0,3}}["']?"""
-        r"""(?:(?:bearer|basic|token|negotiate|apikey|api-key|bot|key)[ \t]{1,4})?+)"""
-        rf"""(?!{_HARMLESS}|(?:tokens?|header|authentication|digest|hawk|oauth|aws4)\b)[^\s"',;\\]{{4,}}""",
-    ),
-    _rule(
-        "bearer basic",
-        r"""(?P<keep>(?<![a-z])(?:bearer[ \t]{1,4}["']?(?=[a-z._~+/=-]{0,64}[0-9]|[\w.~+/=-]{24})"""
-        r"""|basic[ \t]{1,4}(?=[a-z+/]{0,64}[0-9=])(?=[a-z0-9+/=]{12})))[\w.~+/=-]{12,}""",
-    ),
-    _rule("cookie", r"""(?P<keep>cookie["']?[ \t]{0,4}:[ \t]{0,4}["']?)[^\s=;"']{1,100}+=[^\r\n"']+"""),
-    _rule(  # password=..., "password": "...", password: hunter2
-        "pass pwd secret credential key",
-        rf"""(?P<keep>api[ _-]?key[ ]provided:[ ]|{_SURE_NAME}{_CLOSE}(?:{_EQUALS}|{_COLON}"""
-        rf"""(?=b?\\{{0,3}}["']|(?![\[{{(])(?=[^\s"'&;,]{{6}}){_PLAIN}{{0,64}}+{_ODD})))"""
-        rf"""(?!{_HARMLESS})(?:{_QUOTED}|{_BARE})""",
-    ),
-    _rule(  # password: swordfish, alone on its line
-        "pass pwd secret key",
-        rf"""^(?P<keep>[ \t]{{0,40}}(?:-[ \t])?["']?[\w.-]{{0,60}}?{_SURE_NAME}["']?[ \t]{{0,20}}{_COLON})"""
-        rf"""(?!{_HARMLESS})[^\s"'{{}}\[\]()<>|&*!,:][^\s:]*+(?=[ \t]{{0,20}}\r?$)""",
-        re.IGNORECASE | re.MULTILINE,
-    ),
-    _rule(  # --password hunter2
-        "-",
-        rf"""(?P<keep>-(?:{_SURE_NAME}|{_VAGUE_NAME})[ \t]{{1,4}}["']?)"""
-        rf"""(?!-|{_HARMLESS})(?=[^\s"']{{6}})(?={_PLAIN}{{0,64}}+{_ODD})[^\s"']+""",
-    ),
-    _rule(  # token=..., "token": "..."
-        "token jwt signature",
-        rf"""(?P<keep>{_VAGUE_NAME}{_CLOSE}(?:{_EQUALS}\\{{0,3}}["']?"""
-        rf"""|{_COLON}\\{{0,3}}["']?(?=[a-z._~+/=%:-]{{0,64}}+[0-9]|[\w.~+/=%:-]{{24}})))"""
-        rf"""(?!{_HARMLESS}|\d{{1,12}}(?![\w.~+/=%:-]))[\w.~+/=%:-]{{8,}}""",
-    ),
-    _rule(  # query parameters
-        "? &",
-        r"""(?P<keep>[?&](?:[\w.-]{0,40}?(?:token|signature|credential|secret|passw(?:or)?d|api_?key)|sig|auth|pass"""
-        rf"""|(?:key|code)(?==[^\s&#"'<>]{{16}}))=)(?!{_HARMLESS})[^\s&#"'<>]{{4,}}""",
-    ),
-    _rule("eyJ", r"(?<![\w-])eyJ[\w-]{8,}+(?:(?:\.[\w-]*+){1,4}|\Z)", re.NOFLAG),  # JSON Web Tokens, cut off or not
-    _vendor_rule(),
-)
+    Raises:
+        TypeError: A pattern is not for text.
+        ValueError: A pattern is no regular expression, or it matches the empty text.
+    """
+    added = tuple(map(_checked, patterns))
+    _change_users(lambda users: (*users, added))
+    return lambda: _change_users(lambda users: tuple(other for other in users if other is not added))
 
 
 def scrub(text: str) -> str:
     """Replace the secrets in a text by ``[redacted]`` and keep what is around them, names of keys included.
 
     Known are the keys of well-known vendors, JSON Web Tokens, private keys, passwords and tokens in URLs, headers
-    and query parameters, and what is assigned to names such as ``password`` in prose, code, YAML and JSON.
+    and query parameters, what is assigned to names such as ``password`` in prose, code, YAML and JSON, and what
+    `add_secret_patterns` has added.
     """
     folded = text.lower()
-    for hints, pattern, replacement in _RULES:
+    for hints, pattern, replacement in RULES:
         if any(map(folded.__contains__, hints)):
             text = pattern.sub(replacement, text)
+    for pattern in chain.from_iterable(_users):  # last: they could take a name away that shows where a secret is
+        text = REDACTED.join(_without(pattern, part) for part in text.split(REDACTED))
     return text
 
 
-def scrubber(*extra_patterns: str | re.Pattern[str]) -> Scrubber:
-    """Make a scrubber that replaces what `extra_patterns` match, and then what `scrub` does.
-
-    Args:
-        extra_patterns: Regular expressions; each match is replaced whole.
-
-    Raises:
-        ValueError: A pattern is no regular expression, or it matches the empty text.
-    """
-    patterns = [_checked(pattern) for pattern in extra_patterns]
-
-    def scrub_more(text: str) -> str:
-        for pattern in patterns:
-            text = pattern.sub(REDACTED, text)
-        return scrub(text)
-
-    return scrub_more
+def _change_users(change: Callable[[tuple[_Patterns, ...]], tuple[_Patterns, ...]]) -> None:
+    global _users  # noqa: PLW0603 - one process has one set of secrets
+    with _adding:
+        _users = change(_users)
 
 
 def _checked(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
+        matches_nothing = compiled.search("")
     except re.error as error:
         msg = f"Pattern {pattern!r} is no regular expression: {error}. Give one that Python's re module compiles."
         raise ValueError(msg) from error
-    if compiled.search(""):
+    except TypeError:
+        msg = f"Pattern {pattern!r} is not for text. Give a text, or what re.compile makes of one."
+        raise TypeError(msg) from None
+    if matches_nothing:
         msg = f"Pattern {compiled.pattern!r} matches the empty text. Give one that matches nothing but the secret."
         raise ValueError(msg)
     return compiled
+
+
+def _without(pattern: re.Pattern[str], text: str) -> str:
+    """Replace what a user's pattern matches, piece by piece of a text, so that its time grows with their number."""
+    spans = sorted(
+        match.span()
+        for start in range(0, len(text), _STEP)
+        for match in pattern.finditer(text, start, start + _PIECE)
+        if match[0]
+    )
+    kept, end = [], 0
+    for first, last in spans:
+        if first >= end:  # otherwise it is the rest of a match that the end of a piece has cut
+            kept += [text[end:first], REDACTED]
+        end = max(end, last)
+    return "".join(kept) + text[end:]
 
 
 _EDGE = 1024
@@ -206,7 +109,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def one_line(text: object, limit: int = 500, scrub: Scrubber = scrub) -> str:
+def one_line(text: object, limit: int = 500) -> str:
     r"""Turn any object into one scrubbed line of text that encodes as UTF-8; never raises.
 
     White space becomes single spaces; control characters, bidirectional overrides and lone surrogates become
@@ -215,36 +118,34 @@ def one_line(text: object, limit: int = 500, scrub: Scrubber = scrub) -> str:
     Args:
         text: What `str` makes a text of, or UTF-8 bytes. The name of its class where `str` raises.
         limit: Most characters to return. A longer text ends in ``… (N more characters)``, within them.
-        scrub: Takes the secrets out, before anything is cut off. One that raises leaves only ``[redacted]``.
     """
     limit = max(limit, 0)
-    head, hidden = _scrubbed_head(_as_text(text), limit, scrub)
+    head, hidden = _scrubbed_head(_as_text(text), limit)
     line = " ".join(head.split())
     if not line.isprintable():
         line = _UNSAFE.sub(_escape, line)
     return _capped(line, limit, hidden)
 
 
-def error_text(error: BaseException | object, scrub: Scrubber = scrub) -> str:
+def error_text(error: BaseException | object) -> str:
     """Return the message of an exception as `one_line` does, its class name when it has none; never raises.
 
     Args:
         error: An exception, or the text of a failure.
-        scrub: As for `one_line`.
     """
-    line = one_line(error, scrub=scrub)
+    line = one_line(error)
     return line if line or not isinstance(error, BaseException) else type(error).__name__
 
 
 def identifier(name: object) -> str:
     """Return a name of a tool, model or phase as `one_line` does, ``unknown`` for None and blanks; never raises."""
     if type(name) is str and len(name) <= _IDENTIFIER_LIMIT:
-        return _short_identifier(name)
+        return _short_identifier(name, _users)
     return UNKNOWN if name is None else one_line(name, _IDENTIFIER_LIMIT) or UNKNOWN
 
 
 @lru_cache(maxsize=1024)
-def _short_identifier(name: str) -> str:
+def _short_identifier(name: str, _scrubbed_of: tuple[_Patterns, ...]) -> str:
     return one_line(name, _IDENTIFIER_LIMIT) or UNKNOWN
 
 
@@ -257,25 +158,18 @@ def _as_text(value: object) -> str:
         return type(value).__name__
 
 
-def _scrubbed_head(text: str, limit: int, scrub: Scrubber) -> tuple[str, int]:
+def _scrubbed_head(text: str, limit: int) -> tuple[str, int]:
     """Scrub the beginning of a text, and count the characters after it that were not looked at.
 
     A secret that a cut goes through may not be recognised by its first half. A cut further on does not go through
     the same one, so what both leave has no half of a secret in it that is recognised within _EDGE characters.
     """
     cut = limit + _EDGE
-    near = _guarded(scrub, text[:cut])
+    near = scrub(text[:cut])
     if len(text) <= cut:
         return near, 0
-    far = _guarded(scrub, text[: cut + _EDGE])
+    far = scrub(text[: cut + _EDGE])
     return os.path.commonprefix([near, far]), len(text) - cut  # noqa: RUF071 - of texts, not of paths
-
-
-def _guarded(scrub: Scrubber, text: str) -> str:
-    try:
-        return scrub(text)
-    except Exception:  # noqa: BLE001 - a user's scrubber that fails must not let a secret out
-        return REDACTED
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -300,13 +194,10 @@ _MAX_DEPTH = 16
 _MAX_SIZE = 100_000
 _MAX_TEXT = 10_000
 _MORE = "…"
-_SECRET_KEY = re.compile(
-    rf"(?:{_SURE_NAME}s?|token|jwt|authorization|cookies?|(?<![a-z])(?:auth|bearer|pass))$", re.IGNORECASE | re.ASCII
-)
 _Item = TypeVar("_Item")
 
 
-def scrub_value(value: object, scrub: Scrubber = scrub) -> object:
+def scrub_value(value: object) -> object:
     """Copy JSON-like data without its secrets; the copy encodes as JSON and has a bounded size.
 
     Texts are scrubbed, and values under names such as ``api_key`` or ``token`` replaced whole. Of an object that JSON
@@ -315,16 +206,14 @@ def scrub_value(value: object, scrub: Scrubber = scrub) -> object:
 
     Args:
         value: Any object; dicts, lists, tuples, texts, numbers, booleans and None are copied.
-        scrub: As for `one_line`.
     """
-    return _Copy(scrub).of(value)
+    return _Copy().of(value)
 
 
 class _Copy:
     """One walk over a value: the room that is left, and the containers it is inside of."""
 
-    def __init__(self, scrub: Scrubber) -> None:
-        self._scrub = scrub
+    def __init__(self) -> None:
         self._room = _MAX_SIZE
         self._inside: set[int] = set()
 
@@ -350,7 +239,7 @@ class _Copy:
 
     def _text(self, text: str) -> str:
         limit = min(_MAX_TEXT, max(self._room, _IDENTIFIER_LIMIT))
-        head, hidden = _scrubbed_head(text, limit, self._scrub)
+        head, hidden = _scrubbed_head(text, limit)
         result = _capped(_SURROGATE.sub(_escape, head), limit, hidden)
         self._room -= len(result)
         return result
@@ -362,7 +251,7 @@ class _Copy:
             if name in result:
                 name += f" ({len(result)})"  # names may be the same once they are scrubbed
             says_nothing = item is None or type(item) is bool or (type(item) is str and not item)
-            result[name] = REDACTED if _SECRET_KEY.search(name) and not says_nothing else self.of(item)
+            result[name] = REDACTED if SECRET_KEY.search(name) and not says_nothing else self.of(item)
         if left := len(value) - len(result):
             result[_MORE] = f"({left} more)"
         return result
@@ -382,7 +271,7 @@ class _Copy:
 
     def _name(self, key: object) -> str:
         plain = key is None or issubclass(type(key), str | int | float)
-        name = one_line(key if plain else _type_of(key), _IDENTIFIER_LIMIT, self._scrub)
+        name = one_line(key if plain else _type_of(key), _IDENTIFIER_LIMIT)
         self._room -= len(name)
         return name
 

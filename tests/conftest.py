@@ -13,7 +13,7 @@ import certifi
 import pytest
 from langchain_openai import ChatOpenAI
 
-from langchain_swarmlet_metrics import collector, handler, inflight, logs
+from langchain_swarmlet_metrics import collector, handler, inflight, logs, scrub
 from langchain_swarmlet_metrics.events import Event, decode
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.testing import OpenAIServer, Reply
@@ -27,7 +27,9 @@ def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a call open, a collector current or a log handler attached."""
     logger = logging.getLogger("langchain_swarmlet_metrics")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    patterns = scrub._users
     yield
+    scrub._users = patterns
     deadline = time.monotonic() + 10
     while not logs.drain() and time.monotonic() < deadline:
         time.sleep(0.01)  # a handler that hung in the test has just been let go
