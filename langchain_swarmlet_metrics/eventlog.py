@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from langchain_swarmlet_metrics import locks, modes
 from langchain_swarmlet_metrics.events import decode, encode
+from langchain_swarmlet_metrics.folder import ends_torn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +53,7 @@ class EventWriter:
             if lock and not _locked(self._file.fileno()):
                 msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
                 raise BlockingIOError(msg)
-            self._torn = _ends_torn(self._file)
+            self._torn = ends_torn(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -209,14 +210,6 @@ def _locked(descriptor: int) -> bool:
             return True
         time.sleep(_PAUSE_S)  # a reader that asks `is_locked` holds it for a few microseconds
     return False
-
-
-def _ends_torn(file: BinaryIO) -> bool:
-    """Tell whether a crash or a full disk cut the last line, so that the next one must not be glued to it."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

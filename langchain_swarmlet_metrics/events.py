@@ -135,12 +135,17 @@ def decode(line: bytes) -> Event | None:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of ``metrics.jsonl``: what is unknown is absent, never null."""
-    schema = msgspec.json.schema(LLMCall | ToolCall)
+    return without_null(msgspec.json.schema(LLMCall | ToolCall))
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that msgspec made, for a format in which what is unknown is absent, never null."""
     for definition in schema["$defs"].values():
         definition["description"] = cleandoc(definition["description"])
         for name, field in definition["properties"].items():
             if "anyOf" in field:
-                (definition["properties"][name],) = (kind for kind in field["anyOf"] if kind != {"type": "null"})
+                kinds = [kind for kind in field["anyOf"] if kind != {"type": "null"}]
+                definition["properties"][name] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     return schema
 
 

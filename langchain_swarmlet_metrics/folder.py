@@ -9,6 +9,7 @@ import stat
 import tempfile
 import unicodedata
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -18,16 +19,20 @@ from langchain_swarmlet_metrics.settings import DATA_PATH_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from io import RawIOBase
 
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.txt"
 SNAPSHOT_FILE = "inflight.json"
+THREAD_FILE = "thread.jsonl"
+TOOL_FOLDER = "tool_calls"
 
 _SLUG_LENGTH = 30
 _LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more
 _LONGEST_PATH = 4096
 _MOST_FILES = 300
+_MOST_TOOL_FILES = 1000
 _NAMES_SHOWN = 10
 _TEMPORARY = ".tmp"
 
@@ -39,6 +44,7 @@ _READ = (
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO swapped in after the look at it must not block
     | getattr(os, "O_BINARY", 0)
 )
+_APPEND = os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ_FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
 
 
@@ -200,6 +206,15 @@ def list_files(folder: Path) -> list[FileEntry]:
     return found
 
 
+def captured_files(folder: Path) -> list[str]:
+    """Return where captured content is in a folder: the conversations, and a thousand tool calls at most."""
+    names: list[str] = []
+    with suppress(OSError), os.scandir(folder / TOOL_FOLDER) as entries:
+        found = (entry.name for entry in entries if entry.name.endswith(".txt"))
+        names = sorted(islice(found, _MOST_TOOL_FILES))
+    return [THREAD_FILE, *(f"{TOOL_FOLDER}/{name}" for name in names)]
+
+
 def replace_file(path: Path, content: bytes, mode: int = modes.PRIVATE) -> None:
     """Write a file whole or not at all; readers see the old one or the new one at any instant.
 
@@ -220,6 +235,52 @@ def replace_file(path: Path, content: bytes, mode: int = modes.PRIVATE) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def append_lines(path: Path, lines: bytes, mode: int) -> None:
+    """Append whole lines to a file with one write, after a line break where the last line was torn.
+
+    Args:
+        path: the file; made when it is missing, but not its folder.
+        lines: what to append.
+        mode: of a file that is made.
+
+    Raises:
+        OSError: they were not written, or only a part of them.
+    """
+    with os.fdopen(modes.open_or_make(path, _APPEND, mode), "rb+", buffering=0) as file:
+        data = b"\n" + lines if ends_torn(file) else lines
+        written = file.write(data)
+    if written != len(data):
+        msg = f"only {written} of {len(data)} bytes could be written to {path}"
+        raise OSError(msg)
+
+
+def ends_torn(file: BinaryIO | RawIOBase) -> bool:
+    """Tell whether a crash or a full disk cut the last line, so that the next one must not be glued to it."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def make_inner(folder: Path, name: str, file_mode: int) -> Path:
+    """Return a folder inside a worker's folder, made when it is missing.
+
+    Args:
+        folder: the worker's folder.
+        name: of the folder in it.
+        file_mode: of the files to come.
+
+    Raises:
+        FileRefusedError: there is something else of that name, such as a symbolic link to elsewhere.
+        OSError: it cannot be made.
+    """
+    path = folder / name
+    with suppress(FileExistsError):
+        modes.make_folder(path, modes.folder_mode(file_mode))
+    _require(path.lstat(), stat.S_ISDIR, name)
+    return path
 
 
 def _slug(task: str) -> str:

@@ -120,7 +120,7 @@ def one_line(text: object, limit: int = 500) -> str:
         limit: Most characters to return. A longer text ends in ``… (N more characters)``, within them.
     """
     limit = max(limit, 0)
-    head, hidden = _scrubbed_head(_as_text(text), limit)
+    head, hidden = _scrubbed_head(as_text(text), limit)
     line = " ".join(head.split())
     if not line.isprintable():
         line = _UNSAFE.sub(_escape, line)
@@ -149,7 +149,8 @@ def _short_identifier(name: str, _scrubbed_of: tuple[_Patterns, ...]) -> str:
     return one_line(name, _IDENTIFIER_LIMIT) or UNKNOWN
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return what `str` makes of an object, the name of its class where that raises; never raises."""
     try:
         if isinstance(value, bytes | bytearray):
             return value.decode("utf-8", "surrogateescape")
@@ -210,10 +211,18 @@ def scrub_value(value: object) -> object:
     return _Copy().of(value)
 
 
+def scrub_long(value: object, longest: int) -> tuple[object, bool]:
+    """Copy data as `scrub_value` does, of texts up to so many characters, and tell whether anything was left out."""
+    copy = _Copy(longest)
+    return copy.of(value), copy.is_cut
+
+
 class _Copy:
     """One walk over a value: the room that is left, and the containers it is inside of."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = _MAX_TEXT) -> None:
+        self.is_cut = False
+        self._longest = longest
         self._room = _MAX_SIZE
         self._inside: set[int] = set()
 
@@ -238,9 +247,11 @@ class _Copy:
         return _type_of(value)
 
     def _text(self, text: str) -> str:
-        limit = min(_MAX_TEXT, max(self._room, _IDENTIFIER_LIMIT))
+        limit = min(self._longest, max(self._room, _IDENTIFIER_LIMIT))
         head, hidden = _scrubbed_head(text, limit)
-        result = _capped(_SURROGATE.sub(_escape, head), limit, hidden)
+        head = _SURROGATE.sub(_escape, head)
+        self.is_cut |= hidden > 0 or len(head) > limit
+        result = _capped(head, limit, hidden)
         self._room -= len(result)
         return result
 
@@ -263,9 +274,10 @@ class _Copy:
         return result
 
     def _affordable(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        for item in list(islice(items, _MAX_SIZE)):  # a copy: another thread may change the container meanwhile
+        for item in list(islice(items, _MAX_SIZE + 1)):  # a copy: another thread may change the container meanwhile
             self._room -= 1
             if self._room < 0:
+                self.is_cut = True
                 return
             yield item
 
