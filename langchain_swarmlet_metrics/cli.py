@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import __version__, report, settings
+from langchain_swarmlet_metrics.folder import METRICS_FILE, THREAD_FILE, TOOL_FOLDER
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.store import ArtifactStore
@@ -93,7 +94,11 @@ def _show(options: argparse.Namespace) -> int:
         raise LookupError(msg) from None
     _print(report.result_text(store, metadata))
     _print(f"\n{report.digest_text(store, metadata)}")
-    _print(f"\n{store.root / metadata.worker_id / 'metrics.jsonl'}")
+    _print("")
+    written = {entry.name.partition("/")[0] for entry in store.files(metadata.worker_id)}
+    for name in (METRICS_FILE, THREAD_FILE, TOOL_FOLDER):
+        if name == METRICS_FILE or name in written:
+            _print(str(store.root / metadata.worker_id / name))
     return 0
 
 

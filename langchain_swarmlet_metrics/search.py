@@ -1,4 +1,4 @@
-"""Find a text in what one worker wrote: its task, error, summary, result and metrics."""
+"""Find a text in what one worker wrote: its task, error, summary, result and metrics, and captured content."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from langchain_swarmlet_metrics.folder import (
     METRICS_FILE,
     RESULT_FILE,
     FileRefusedError,
+    captured_files,
     open_alone,
 )
 from langchain_swarmlet_metrics.metadata import Metadata
@@ -46,8 +47,8 @@ def matches(folder: Path, metadata: Metadata, wanted: re.Pattern[str]) -> Iterat
             # After the opening brace each field has a line of its own.
             line_no = 2 + Metadata.__struct_fields__.index(field)
             yield Match(metadata, METADATA_FILE, line_no, f"{field}: {text}")
-    for name in (RESULT_FILE, METRICS_FILE):
-        with suppress(OSError, FileRefusedError), open_alone(folder, [name]) as file:
+    for name in (RESULT_FILE, METRICS_FILE, *captured_files(folder)):
+        with suppress(OSError, FileRefusedError), open_alone(folder, name.split("/")) as file:
             for line_no, line in grep(file, wanted):
                 yield Match(metadata, name, line_no, line)
 
