@@ -8,13 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from langchain_swarmlet_metrics import events, metadata, snapshot
+from langchain_swarmlet_metrics import content, events, metadata, snapshot
 
 PAGE = Path(__file__).with_name("formats.md")
 SCHEMAS = {
     "metrics.jsonl": events.json_schema,
     "metadata.json": metadata.json_schema,
     "inflight.json": snapshot.json_schema,
+    "thread.jsonl": content.json_schema,
 }
 _WIDTH = 110
 

@@ -238,6 +238,15 @@ def trailing_tool_messages(messages: Sequence[BaseMessage]) -> list[ToolMessage]
     return trailing[::-1]
 
 
+def requested_args(messages: Sequence[BaseMessage], tool_call_id: str) -> object:
+    """Return the arguments with which a prompt's messages ask for a tool, or None."""
+    for message in reversed(messages):
+        for request in message.tool_calls if isinstance(message, AIMessage) else ():
+            if request.get("id") == tool_call_id:
+                return request.get("args")
+    return None
+
+
 def handled_error(output: object) -> str | None:
     """Return the error text of a tool output that says it failed, or None.
 

@@ -18,7 +18,7 @@ from langchain_swarmlet_metrics.snapshot import StartedCall
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_core.messages import BaseMessage, ToolMessage
+    from langchain_core.messages import BaseMessage
 
     from langchain_swarmlet_metrics.collector import MetricsCollector
 
@@ -216,30 +216,31 @@ class OpenToolCall(OpenCall):
 
 
 def record_unknown_tools(
-    collector: MetricsCollector, answers: Sequence[ToolMessage], metadata: Mapping[str, Any] | None
+    collector: MetricsCollector, messages: Sequence[BaseMessage], metadata: Mapping[str, Any] | None
 ) -> None:
     """Record the tools that were asked for and do not exist; LangChain only answers them, with an error message."""
-    for answer in answers:
+    for answer in facts.trailing_tool_messages(messages):
         if answer.status != "error":
             continue
         tool = collector.unbound_tools.pop(answer.tool_call_id, None)
         if tool is None:
             continue
         start_ts, end_ts, duration_ms = span(time_ns(), 0)
-        collector.add(
-            ToolCall(
-                tool=tool,
-                start_ts=start_ts,
-                end_ts=end_ts,
-                duration_ms=duration_ms,
-                success=False,
-                error=error_text(answer.text),
-                id=collector.next_id(),
-                requested_by=collector.requested_by.get(answer.tool_call_id),
-                outcome="unknown_tool",
-                agent=facts.read_labels(metadata).agent,
-            )
+        event = ToolCall(
+            tool=tool,
+            start_ts=start_ts,
+            end_ts=end_ts,
+            duration_ms=duration_ms,
+            success=False,
+            error=error_text(answer.text),
+            id=collector.next_id(),
+            requested_by=collector.requested_by.get(answer.tool_call_id),
+            outcome="unknown_tool",
+            agent=facts.read_labels(metadata).agent,
         )
+        if collector.capture is not None:
+            collector.capture.answered(event, facts.requested_args(messages, answer.tool_call_id), answer)
+        collector.add(event)
 
 
 def _warn_of_stream_without_usage(model: str) -> None:

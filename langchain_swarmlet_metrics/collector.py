@@ -24,6 +24,7 @@ from langchain_swarmlet_metrics.sinks import RelayedSink, Sink, name_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from langchain_swarmlet_metrics.capture import Capture
     from langchain_swarmlet_metrics.handmade import Moment
     from langchain_swarmlet_metrics.relay import Relay
     from langchain_swarmlet_metrics.store import ArtifactStore
@@ -45,6 +46,7 @@ class MetricsCollector:
         waits: whether a log line is out when the recording of its call returns; a worker waits when it ends.
         parent: the collector of the worker that this one is nested in.
         on_late: called after each call that starts when the worker has ended and is only counted.
+        capture: takes what the calls say; None when nobody wants to know.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class MetricsCollector:
         waits: bool = True,
         parent: MetricsCollector | None = None,
         on_late: Callable[[], object] | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.parent = parent
+        self.capture = capture
         self._totals = Totals()
         self._completeness = Completeness()
         self._uncounted: list[Event] = []
@@ -149,7 +153,12 @@ class MetricsCollector:
         self.unbound_tools.clear()
 
     def settle(self) -> None:
-        """Wait up to a second for each sink that has not caught up, and count what it has not taken by then."""
+        """Wait up to a second for each sink that has not caught up, and count what it has not taken by then.
+
+        What is captured has two seconds to be written.
+        """
+        if self.capture is not None:
+            self._completeness.dropped_content += self.capture.close()
         for sink in self._sinks:
             if isinstance(sink, logs.LogSink | RelayedSink) and (left := sink.drain(_CLOSE_S)):
                 self._count_failure(sink, TimeoutError("it takes too long, or hangs"), left)

@@ -100,7 +100,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
         call = inflight.calls.get(run_key(run_id))
         if call is not None:
-            call.end(RETURNED, facts.read_answer(response))
+            call.end(RETURNED, facts.read_answer(response), response)
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
@@ -108,7 +108,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
         call = inflight.calls.get(run_key(run_id))
         if call is not None:
-            call.end(Ending.of(error), facts.read_answer(response))
+            call.end(Ending.of(error), facts.read_answer(response), response)
         if isinstance(call, OpenLLMCall):
             call.abandon_batch()
 
@@ -130,20 +130,24 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if collector is not None:
             tool = (serialized or {}).get("name") or kwargs.get("name")
             base = (run, parent_key(parent_run_id), collector, metadata, tags)
-            OpenToolCall(*base, tool=tool, tool_call_id=tool_call_id).enter()
+            call = OpenToolCall(*base, tool=tool, tool_call_id=tool_call_id)
+            if collector.capture is not None:
+                inputs = kwargs.get("inputs")
+                collector.capture.tool_started(call, input_str if inputs is None else inputs)
+            call.enter()
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that returned; what it returned may say that it failed."""
         call = inflight.calls.get(run_key(run_id))
         if call is not None:
             error = facts.handled_error(output)
-            call.end(RETURNED if error is None else Ending(success=False, error=error))
+            call.end(RETURNED if error is None else Ending(success=False, error=error), said=output)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that raised, was cancelled or was interrupted."""
         call = inflight.calls.get(run_key(run_id))
         if call is not None:
-            call.end(Ending.of(error))
+            call.end(Ending.of(error), said=error)
 
     def on_chain_start(
         self,
@@ -185,8 +189,8 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if collector is None:
             return
         if messages and collector.unbound_tools:
-            record_unknown_tools(collector, facts.trailing_tool_messages(messages), metadata)
-        OpenLLMCall(
+            record_unknown_tools(collector, messages, metadata)
+        call = OpenLLMCall(
             run,
             parent_key(parent_run_id),
             collector,
@@ -197,7 +201,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             serialized=serialized,
             params=kwargs.get("invocation_params"),
             batch_size=kwargs.get("batch_size") or 1,
-        ).enter()
+        )
+        if collector.capture is not None:
+            collector.capture.llm_started(call)
+        call.enter()
 
     def _claim(self, run: int) -> MetricsCollector | None:
         """Return where a run that starts belongs; None when another handler has it, or its worker has ended."""

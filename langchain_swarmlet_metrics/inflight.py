@@ -112,14 +112,23 @@ class OpenCall(ABC):
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
 
-    def end(self, ending: Ending, answer: Answer = NO_ANSWER) -> None:
-        """Take the call out of the map and hand its event to its collector, unless somebody else just did."""
+    def end(self, ending: Ending, answer: Answer = NO_ANSWER, said: object = None) -> None:
+        """Take the call out of the map and hand its event to its collector, unless somebody else just did.
+
+        Args:
+            ending: how it ended.
+            answer: what an LLM's result says that the event needs.
+            said: the result, output or error itself, for content capture.
+        """
         ending_now, thread = self.collector.ending, get_ident()
         ending_now.append(thread)  # the worker waits for this before it ends
         try:
             if calls.pop(self.run, None) is self:
                 self.leave()
-                self.collector.add(self.event(ending, answer))
+                event = self.event(ending, answer)
+                if self.collector.capture is not None:
+                    self.collector.capture.ended(event, said)
+                self.collector.add(event)
         finally:
             ending_now.remove(thread)
 

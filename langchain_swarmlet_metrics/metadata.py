@@ -59,6 +59,7 @@ class Completeness(msgspec.Struct, kw_only=True):
     unpriced_calls: int = 0
     dropped_events: int = 0
     drop_reason: str | None = None
+    dropped_content: int = 0
     unfinished_calls: int = 0
     late_calls: int = 0
     price_source: str | None = None

@@ -39,6 +39,8 @@ class WorkerRunner:
             in a thread of their own; the end of the block waits up to a second for those that have not caught up.
         summarizer: a chat model or a callable that turns a prompt into the worker's ``summary``.
         store_task: whether the task is written to disk; without it, the worker's name is neutral too.
+        capture_content: whether the messages, and inputs and outputs of tools, are written into each worker's folder,
+            without secrets.
         file_mode: of the files that are made, as for `ArtifactStore`.
 
     Raises:
@@ -55,6 +57,7 @@ class WorkerRunner:
         sinks: Iterable[Callable[[Worker], Sink]] = (),
         summarizer: Summarizer | None = None,
         store_task: bool = True,
+        capture_content: bool = False,
         file_mode: int = PRIVATE,
     ) -> None:
         self.store = ArtifactStore(root, file_mode=file_mode)
@@ -62,6 +65,7 @@ class WorkerRunner:
         self.sinks = tuple((sink_relay(), make_sink) for make_sink in sinks)
         self.summarizer = summarizer
         self.store_task = store_task
+        self.capture_content = capture_content
         self._owner_id = owner_id
 
     @property

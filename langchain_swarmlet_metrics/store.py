@@ -26,6 +26,7 @@ from langchain_swarmlet_metrics.folder import (
 from langchain_swarmlet_metrics.metadata import Metadata, Process
 from langchain_swarmlet_metrics.reader import StoreReader, WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text, one_line, scrub, scrub_value
+from langchain_swarmlet_metrics.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -194,6 +195,10 @@ class ArtifactStore(StoreReader):
             BlockingIOError: it is open already.
         """
         return EventWriter(self._folder_to_write(worker_id) / METRICS_FILE, self._file_mode)
+
+    def transcript(self, worker_id: str) -> Transcript:
+        """Return what writes down the content of a worker's calls; it makes files when there is something to write."""
+        return Transcript(self.root / worker_id, self._file_mode)
 
     def append(self, worker_id: str, events: Iterable[Event]) -> None:
         """Append events to a worker's ``metrics.jsonl``, all with one write, whether or not the worker runs.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_swarmlet_metrics import agents, handler, inflight, logs, pulse, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
+from langchain_swarmlet_metrics.capture import Capture
 from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.eventlog import NoWriter
 from langchain_swarmlet_metrics.folder import METRICS_FILE
@@ -219,6 +220,7 @@ class Worker(WorkerState):
             waits=False,
             parent=collectors.get_metrics_collector(),
             on_late=self._note_late,
+            capture=self._make_capture(),
         )
         for relay, make_sink in self._runner.sinks:
             self._collector.add_sink(relay, partial(make_sink, self))
@@ -228,6 +230,11 @@ class Worker(WorkerState):
         self._clock_ns = clock_ns
         if self._writer is not None:
             self._watch = pulse.Watch(self._collector, self._writer, self._runner.store)
+
+    def _make_capture(self) -> Capture | None:
+        if not self._runner.capture_content or self._writer is None:  # without it the folder may be another worker's
+            return None
+        return Capture(self._runner.store.transcript(self.worker_id))
 
     def _refuse_after_end(self) -> None:
         if self._ended is not None:

@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 
 import langchain_swarmlet_metrics
-from langchain_swarmlet_metrics import cli, events, metadata, snapshot
+from langchain_swarmlet_metrics import cli, content, events, metadata, snapshot
 from langchain_swarmlet_metrics.testing import OpenAIServer, Reply, ToolRequest
 from tests import shell
 from tests.test_recipes import FOLLOWED
@@ -257,6 +257,7 @@ def test_tables_of_formats_are_the_schema():
     assert table_keys(FORMATS, "`tool_call`") == ["event", *events.ToolCall.__struct_fields__]
     assert table_keys(FORMATS, "metadata.json") == [*metadata.Metadata.__struct_fields__]
     assert table_keys(FORMATS, "inflight.json") == [*snapshot.Snapshot.__struct_fields__]
+    assert table_keys(FORMATS, "thread.jsonl") == ["entry", *content.Message.__struct_fields__]
     section = FORMATS.read_text().partition("| key of `completeness` |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == [*metadata.Completeness.__struct_fields__]
 
