@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 OPEN_STATUSES = {"created", "running"}
 """What ``metadata.json`` says of a worker that has not ended."""
 
-_OPENING_S = 0.01
 _LONGEST_SNAPSHOT = 16 << 20
 
 
@@ -45,7 +43,7 @@ def status(folder: Path, metadata: Metadata, latest: Callable[[], Metadata | Non
     path = folder / METRICS_FILE
     if metadata.status not in OPEN_STATUSES or is_locked(path) is not False:
         return metadata.status
-    if metadata.status == "created" and not _was_opened(metadata, path):
+    if metadata.status == "created" and metadata.process is None:  # made by hand: nobody keeps it open
         return metadata.status
     if metadata.process is not None and metadata.process.host != platform.node():
         return metadata.status
@@ -76,11 +74,3 @@ def open_calls(folder: Path, metadata: Metadata) -> Sequence[StartedCall]:
     later = EventReader(partial(open_alone, folder, [METRICS_FILE]), offset=taken.metrics_bytes)
     ended = {event.id for event in later}
     return [call for call in taken.calls if call.id not in ended]
-
-
-def _was_opened(metadata: Metadata, path: Path) -> bool:
-    """Tell whether a queued worker's file was locked once; right now somebody may be opening it."""
-    if metadata.process is None or not path.exists():
-        return False
-    time.sleep(_OPENING_S)
-    return is_locked(path) is False

@@ -29,7 +29,7 @@ from langchain_swarmlet_metrics.scrub import error_text, one_line, scrub, scrub_
 from langchain_swarmlet_metrics.transcript import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from langchain_swarmlet_metrics.events import Event
@@ -76,7 +76,7 @@ class ArtifactStore(StoreReader):
         owner_id: str | None = None,
         config: Mapping[str, Any] | None = None,
         parent: Parent | None = None,
-        process: Process | None = None,
+        opening: Callable[[str], object] | None = None,
         store_task: bool = True,
     ) -> Metadata:
         """Make a worker's folder and its job number, with status ``created``.
@@ -88,7 +88,8 @@ class ArtifactStore(StoreReader):
             owner_id: whose worker it is.
             config: the user's own notes; kept without their secrets.
             parent: who spawned it.
-            process: who opens its `writer` now, so that it is lost when nobody has it open; None made by hand.
+            opening: opens its `writer`, given its ``worker_id``, before anybody can see the worker: it is lost as soon
+                as nobody has its file locked. None for one made by hand, which nobody keeps open.
             store_task: False to store no task and to keep it out of the folder's name.
 
         Raises:
@@ -103,13 +104,15 @@ class ArtifactStore(StoreReader):
             created_at=timestamp(now_ns),
             config=None if config is None else cast("dict[str, Any]", scrub_value(dict(config))),
             parent=parent,
-            process=process,
+            process=None if opening is None else Process.current(),
         )
         try:
             metadata.worker_id = make_folder(self.root, metadata.worker_id, self._file_mode)
         except OSError as error:
             raise NotRecordedError(metadata, error) from error
         try:
+            if opening is not None:
+                opening(metadata.worker_id)
             self._number(metadata)
         except OSError as error:
             shutil.rmtree(self.root / metadata.worker_id, ignore_errors=True)

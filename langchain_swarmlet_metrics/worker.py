@@ -21,7 +21,6 @@ from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.eventlog import NoWriter
 from langchain_swarmlet_metrics.folder import METRICS_FILE
 from langchain_swarmlet_metrics.keeper import Keeper
-from langchain_swarmlet_metrics.metadata import Process
 from langchain_swarmlet_metrics.state import Ending, WorkerState, describe
 from langchain_swarmlet_metrics.store import NotRecordedError
 
@@ -175,25 +174,38 @@ class Worker(WorkerState):
                 return
             self._refuse_after_end()
             owner_id, parent = self._runner.owner_id, inflight.enclosing_worker()
+            refused: list[OSError] = []
             try:
                 self._created = self._runner.store.create(
                     self.task,
                     owner_id=owner_id,
                     config=None if self._config is None else dict(self._config),
                     parent=parent,
-                    process=Process.current(),
+                    opening=partial(self._open_writer, refused=refused),
                     store_task=self._runner.store_task,
                 )
-                self._writer = self._runner.store.writer(self.worker_id)  # locked from now on: unlocked is lost
             except NotRecordedError as error:
                 self._created = error.metadata
+                self._close_writer()
                 self._keeper.hold(error, try_again=False)
-            except OSError as error:
-                self._keeper.hold(error)
             except BaseException as error:
                 self._end_before_start(error)
                 raise
+            for reason in refused:
+                self._keeper.hold(reason)
             _alive.add(self)
+
+    def _open_writer(self, worker_id: str, refused: list[OSError]) -> None:
+        try:
+            self._writer = self._runner.store.writer(worker_id)  # locked from now on: unlocked is lost
+        except OSError as error:
+            refused.append(error)
+
+    def _close_writer(self) -> None:
+        """Close the writer of a folder that could not be kept."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def start(self) -> None:
         """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context.

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics import handler as handlers
 from langchain_swarmlet_metrics import inflight, metadata, report
 from langchain_swarmlet_metrics.collector import get_metrics_collector
+from langchain_swarmlet_metrics.eventlog import is_locked
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, parse_timestamp
 from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
 from langchain_swarmlet_metrics.runner import WorkerRunner
@@ -696,6 +698,36 @@ def test_interrupted_close_can_be_finished(runner, monkeypatch):
     monkeypatch.setattr(runner.store, "complete", complete)
     worker.close(ValueError("too late to fail"))
     assert (on_disk(worker).status, (worker.dir / "result.txt").read_text()) == ("success", "42")
+
+
+def test_worker_killed_as_it_is_made_is_lost(runner):
+    """A worker whose process dies at the moment that its files can first be seen is lost, not waiting for ever."""
+    code = (
+        "import os, signal, sys; from langchain_swarmlet_metrics import WorkerRunner\n"
+        "runner = WorkerRunner(sys.argv[1]); save = runner.store.save\n"
+        "runner.store.save = lambda metadata: (save(metadata), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "runner.worker('one').open()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(runner.store.root)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = (path.name for path in runner.store.root.iterdir() if path.is_dir())
+    assert runner.store.status(runner.store.read_worker(left)) == "lost"
+
+
+def test_worker_is_locked_before_it_is_seen(runner, monkeypatch):
+    """However slow its process is, nobody ever sees a new worker that is not locked, and takes it for lost."""
+    seen = []
+    save = runner.store.save
+
+    def look(metadata):
+        save(metadata)
+        locked = is_locked(runner.store.root / metadata.worker_id / "metrics.jsonl")
+        seen.append((runner.store.status(metadata), locked))
+
+    monkeypatch.setattr(runner.store, "save", look)
+    with runner.worker("one"):
+        pass
+    assert seen == [("created", True), ("running", True), ("success", True)]
 
 
 def test_worker_whose_file_cannot_be_opened(runner, monkeypatch):
