@@ -8,7 +8,7 @@ export TMPDIR := $(shell mkdir -p .tmp && pwd)/.tmp
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-lowest lint bench conformance conformance-recorded clean
+.PHONY: demo test test-lowest torture lint bench conformance conformance-recorded clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/swarmlet-metrics --root $(DEMO_ROOT) demo
@@ -22,6 +22,11 @@ test-lowest: $(LOWEST)/test.stamp
 	$(LOWEST)/bin/python -m pytest --ignore tests/test_openai_server.py --ignore tests/test_docs.py \
 	  --deselect tests/test_demo.py::test_live_with_a_wrong_key \
 	  -W ignore::pytest.PytestUnraisableExceptionWarning $(PYTEST_ARGS)
+
+# Kills 500 processes in the middle of their work, then writes from 256 threads. It takes minutes.
+torture: $(VENV)/test.stamp
+	$(BIN)/python -m tests.torture kills $(KILL_ARGS)
+	$(BIN)/python -m tests.torture crowd $(CROWD_ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
