@@ -16,7 +16,7 @@ from tests.processes import output_of, running
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 PRELUDE = """
-import json, os, sys, threading, warnings
+import json, os, sys, threading, time, warnings
 from langchain_core.tools import tool
 from langchain_swarmlet_metrics import MetricsCallbackHandler, WorkerRunner, carry
 warnings.filterwarnings("ignore", "This process.*is multi-threaded", DeprecationWarning)
@@ -44,6 +44,7 @@ def test_forks_while_threads_record(tmp_path):
             while not done.is_set():
                 call()
                 made.append(None)
+                time.sleep(0.001)
         with runner.worker("parent") as worker:
             bound = {"callbacks": [MetricsCallbackHandler(worker.collector)]}
             threads = [threading.Thread(target=carry(record)) for _ in range(4)]
@@ -110,7 +111,7 @@ def test_children_that_outlive_their_parent(tmp_path):
     What the parent's worker was doing stays known: the child does not touch its files.
     """
     script = """
-        import subprocess, time
+        import subprocess
         with runner.worker("parent") as worker:
             threading.Thread(target=carry(wait.invoke), args=({},), daemon=True).start()
             while not (worker.dir / "inflight.json").exists():
