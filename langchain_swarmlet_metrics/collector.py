@@ -70,8 +70,8 @@ class MetricsCollector:
         """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
         self.unbound_tools: dict[str, str] = {}
         """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
-        self.ending: list[int] = []
-        """Holds, for each call that is being ended at this moment, the thread that does it."""
+        self.ending: list[tuple[int, object]] = []
+        """Holds, for each call that is being ended at this moment, the thread that does it, and the call."""
         self.left = False
         """Whether the worker's block has been left; it may be closed, when cancelled, long before."""
         self.closed = False
@@ -147,7 +147,7 @@ class MetricsCollector:
         self.closed = True
         deadline = time.monotonic() + _CLOSE_S
         here = threading.get_ident()  # a sink that ends the worker must not wait for itself
-        while any(thread != here for thread in self.ending[:]) and time.monotonic() < deadline:
+        while any(thread != here for thread, _ in self.ending[:]) and time.monotonic() < deadline:
             time.sleep(0)
         self.requested_by.clear()
         self.unbound_tools.clear()
@@ -243,9 +243,10 @@ class MetricsCollector:
             self.count_late(object())
             return event
         event = msgspec.structs.replace(event, id=self.next_id())
-        self.ending.append(threading.get_ident())
+        ending_now = (threading.get_ident(), event)
+        self.ending.append(ending_now)
         self.add(event)
-        self.ending.remove(threading.get_ident())
+        self.ending.remove(ending_now)
         return event
 
     def flush(self, artifact_store: ArtifactStore) -> None:

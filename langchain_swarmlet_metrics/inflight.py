@@ -120,8 +120,8 @@ class OpenCall(ABC):
             answer: what an LLM's result says that the event needs.
             said: the result, output or error itself, for content capture.
         """
-        ending_now, thread = self.collector.ending, get_ident()
-        ending_now.append(thread)  # the worker waits for this before it ends
+        ending_now, this = self.collector.ending, (get_ident(), self)
+        ending_now.append(this)  # the worker waits for this before it ends, and until it is written it counts as open
         try:
             if calls.pop(self.run, None) is self:
                 self.leave()
@@ -130,7 +130,7 @@ class OpenCall(ABC):
                     self.collector.capture.ended(event, said)
                 self.collector.add(event)
         finally:
-            ending_now.remove(thread)
+            ending_now.remove(this)
 
     def enter(self) -> None:
         """Put the call into the map, and watch its task: LangChain says nothing when it is cancelled."""
@@ -205,6 +205,13 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
     for call in list(calls.values()):
         if call.collector is collector:
             call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
+
+
+def with_ending(seen: Sequence[OpenCall], collector: MetricsCollector) -> Sequence[OpenCall]:
+    """Add to a collector's calls in the map those that are just being ended: their lines may not be written yet."""
+    ending = [call for _, call in collector.ending[:] if isinstance(call, OpenCall)]
+    by_id = {call.id: call for call in (*seen, *ending)}
+    return sorted(by_id.values(), key=lambda call: call.id or 0)
 
 
 def enclosing_worker() -> Parent | None:

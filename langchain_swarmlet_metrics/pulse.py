@@ -45,6 +45,7 @@ class Watch:
         self._writer = weakref.ref(writer)
         self._store = store
         self._worker_id = str(collector.worker_id)
+        self._size = 0
         self._written: tuple[int, list[int | None]] | None = None
         self._closed = False
         self._lock = threading.RLock()  # a signal handler or a finalizer may close while this thread writes
@@ -77,15 +78,16 @@ class Watch:
         with self._lock, suppress(OSError):  # a full disk is noticed, and said, where events are written
             if self._closed:
                 return
+            size_before, self._size = self._size, size  # the line of a call that is just ending may be in between
             if not calls:
                 self._remove()
                 return
-            state = (size, [call.id for call in calls])
+            state = (size_before, [call.id for call in calls])
             if state == self._written:
                 self._store.touch_snapshot(self._worker_id)
             else:
                 self._written = None
-                self._store.save_snapshot(self._snapshot(size, calls))
+                self._store.save_snapshot(self._snapshot(size_before, calls))
                 self._written = state
 
     def _snapshot(self, size: int, calls: Sequence[OpenCall]) -> Snapshot:
@@ -169,7 +171,7 @@ class _Pulse:
             if size is None or collector is None:
                 self.discard(watch)
             else:
-                watch.note(size, calls[collector])
+                watch.note(size, inflight.with_ending(calls[collector], collector))
 
 
 _pulse = _Pulse()

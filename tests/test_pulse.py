@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.tools import tool
 
+from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import pulse, report, snapshot
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
@@ -93,6 +94,33 @@ def _carried(function):
     from langchain_swarmlet_metrics import carry
 
     return carry(function)
+
+
+def test_call_that_is_just_ending(runner, monkeypatch):
+    """A call whose end has been told and whose line is not written yet is open: a crash would leave no other trace."""
+    reading, go_on = threading.Event(), threading.Event()
+    read_labels = facts.read_labels
+
+    def held(metadata):
+        if threading.current_thread() is thread:
+            reading.set()
+            go_on.wait(60)
+        return read_labels(metadata)
+
+    with runner.worker("wait") as worker:
+        thread = threading.Thread(target=_carried(lambda: add.invoke({"a": 1, "b": 2})))
+        monkeypatch.setattr(facts, "read_labels", held)
+        thread.start()
+        reading.wait(60)
+        taken = eventually(lambda: snapshot_of(worker))
+        first = (worker.dir / "inflight.json").stat()
+        eventually(lambda: (worker.dir / "inflight.json").stat().st_mtime_ns > first.st_mtime_ns)
+        assert [call["id"] for call in taken["calls"]] == [1]
+        assert [call.id for call in runner.store.open_calls(worker.metadata)] == [1]
+        go_on.set()
+        thread.join()
+        assert not runner.store.open_calls(worker.metadata)
+        eventually(lambda: snapshot_of(worker) is None)
 
 
 def test_worker_that_ends_with_open_calls(runner):
