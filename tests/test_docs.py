@@ -224,7 +224,7 @@ def test_command_line_is_documented():
                 assert option == "-h" or f"`{option}`" in documentation, option
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda page: page.name)
 def test_links_resolve(page):
     """Every link inside the project leads to a file, and to a heading of it."""
     for match in _LINK.finditer(page.read_text()):

@@ -10,7 +10,7 @@ import openai
 import pytest
 from langchain_core.tools import tool
 
-from langchain_swarmlet_metrics import WorkerRunner, add_secret_patterns, configure_logging
+from langchain_swarmlet_metrics import WorkerRunner, add_secret_patterns, configure_logging, logs
 from langchain_swarmlet_metrics.testing import Reply
 from tests.corpus import SECRETS, needles
 
@@ -70,6 +70,7 @@ def test_no_secret_is_written(tmp_path, told):
             tell(template.format(secret))
             folder = record(tmp_path / "workers", model, template.format(secret))
             assert (folder / "result.txt").read_bytes() == template.format(secret).encode(), name
+        assert logs.drain(60)
     finally:
         remove()
         handler.close()
