@@ -23,7 +23,15 @@ from langchain_openai import OpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
-from langchain_swarmlet_metrics import MetricsCallbackHandler, WorkerRunner, capture, cli, content, transcript
+from langchain_swarmlet_metrics import (
+    MetricsCallbackHandler,
+    WorkerRunner,
+    add_secret_patterns,
+    capture,
+    cli,
+    content,
+    transcript,
+)
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest
 from tests.conftest import read_lines
 from tests.processes import output_of, running
@@ -44,9 +52,9 @@ def gate(monkeypatch):
     may_write = threading.Event()
     append_lines = transcript.append_lines
 
-    def append_when_told(path, lines):
+    def append_when_told(*arguments):
         may_write.wait(60)
-        append_lines(path, lines)
+        append_lines(*arguments)
 
     monkeypatch.setattr(transcript, "append_lines", append_when_told)
     yield may_write
@@ -85,6 +93,12 @@ def section_of(text: str, name: str) -> str:
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+
+@tool
+def add_text(text: str) -> str:
+    """Add a text to itself."""
+    return text + text
 
 
 @tool
@@ -209,6 +223,14 @@ def test_files_are_private(capturing, loopback):
     modes = {path.name: path.stat().st_mode & 0o777 for path in worker.dir.rglob("*")}
     assert modes["tool_calls"] == 0o700
     assert {modes["thread.jsonl"], modes["002_add.txt"], modes["004_add.txt"]} == {0o600}
+
+
+def test_mode_of_files(tmp_path):
+    """Whom the mode of files lets read may read what is captured."""
+    with WorkerRunner(tmp_path / "workers", capture_content=True, file_mode=0o640).worker("add") as worker:
+        add.invoke({"a": 1, "b": 2})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in worker.dir.rglob("*")}
+    assert (modes["tool_calls"], modes["001_add.txt"]) == (0o750, 0o640)
 
 
 def test_the_thread_ends_with_the_worker(capturing):
@@ -576,6 +598,19 @@ def test_secrets(capturing, loopback):
     assert not [secret for secret in SECRETS if secret in written]
     assert written.count("[redacted]") > 8
     assert worker.completeness.dropped_content == more.completeness.dropped_content == 0
+
+
+def test_secret_patterns_of_the_user(capturing, loopback):
+    """What the user calls a secret is one in captured content, too."""
+    forget = add_secret_patterns(r"ACME-\d{6}")
+    with capturing.worker("look") as worker:
+        loopback.model(Reply(text="Not ACME-123456.")).invoke("ACME-654321?")
+        add_text.invoke({"text": "ACME-111111"})
+        assert worker.collector.capture._relay.drain(10)
+    forget()
+    assert [text for _, _, text in said(worker)] == ["[redacted]?", "Not [redacted]."]
+    (text,) = tool_texts(worker).values()
+    assert "ACME-" not in text
 
 
 NAMES = {
