@@ -226,13 +226,14 @@ class Worker(WorkerState):
                 raise
 
     def _start(self) -> None:
+        is_captured = self._runner.capture_content and self._writer is not None  # else the folder may be another's
         self._collector = MetricsCollector(
             self.worker_id,
             writer=self._writer or NoWriter(METRICS_FILE, self.record_error or "it could not be opened"),
             waits=False,
             parent=collectors.get_metrics_collector(),
             on_late=self._note_late,
-            capture=self._make_capture(),
+            capture=Capture(self._runner.store.transcript(self.worker_id)) if is_captured else None,
         )
         for relay, make_sink in self._runner.sinks:
             self._collector.add_sink(relay, partial(make_sink, self))
@@ -242,11 +243,6 @@ class Worker(WorkerState):
         self._clock_ns = clock_ns
         if self._writer is not None:
             self._watch = pulse.Watch(self._collector, self._writer, self._runner.store)
-
-    def _make_capture(self) -> Capture | None:
-        if not self._runner.capture_content or self._writer is None:  # without it the folder may be another worker's
-            return None
-        return Capture(self._runner.store.transcript(self.worker_id))
 
     def _refuse_after_end(self) -> None:
         if self._ended is not None:
@@ -330,13 +326,10 @@ class Worker(WorkerState):
         with self._lock:
             if self._is_done:
                 return
-            if self._are_totals_stale():
+            if (self.metadata.totals, self.metadata.completeness) != (self.totals, self.completeness):
                 self._save()
             self._is_done = True
             self._let_go()
-
-    def _are_totals_stale(self) -> bool:
-        return (self.metadata.totals, self.metadata.completeness) != (self.totals, self.completeness)
 
     def _close_collector(self) -> None:
         collector = self.collector
