@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables.config import var_child_runnable_config
+from msgspec import Struct
 
 from langchain_swarmlet_metrics.events import token_count
 from langchain_swarmlet_metrics.scrub import UNKNOWN, error_text, identifier
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
 PHASE_KEY = "swarmlet_phase"
 RETRY_TAG = "retry:attempt:"
+_TOOL_MESSAGES = frozenset({"tool", "ToolMessageChunk"})
+_HUMAN_MESSAGES = frozenset({"human", "HumanMessageChunk"})
 _PLUMBING_NODES = frozenset({"model", "tools", "agent"})
 _BLOCK_LABELS = frozenset({"type", "index", "id"})
 
 
-class Usage(NamedTuple):
+class Usage(Struct, frozen=True, gc=False):
     """Count the tokens of one LLM call as its provider reported them; None is not known."""
 
     prompt: int | None = None
@@ -43,7 +46,7 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """Hold what an LLM result says that an event needs."""
 
     model: str | None = None
@@ -140,9 +143,10 @@ def requested_model(
 def is_after_tools(messages: Sequence[BaseMessage]) -> bool:
     """Tell whether a ToolMessage follows the last HumanMessage; without any of those, the whole list counts."""
     for message in reversed(messages):
-        if isinstance(message, ToolMessage):
+        kind = getattr(message, "type", None)  # to ask for the class takes ten times as long: pydantic asks back
+        if kind in _TOOL_MESSAGES:
             return True
-        if isinstance(message, HumanMessage):
+        if kind in _HUMAN_MESSAGES:
             return False
     return False
 
@@ -154,7 +158,7 @@ def phase_of(*, after_tools: bool, asks_for_tools: bool, answered: bool) -> str:
     return "tool_decision" if asks_for_tools or not answered else "synthesis"
 
 
-class Labels(NamedTuple):
+class Labels(Struct, frozen=True, gc=False):
     """Hold what LangChain's metadata of a run says of the call."""
 
     phase: str | None = None
@@ -252,6 +256,8 @@ def handled_error(output: object) -> str | None:
 
     The error is in a ToolMessage with status ``error``, bare, in a list, or among the messages of a Command.
     """
+    if type(output) is str:
+        return None
     if isinstance(output, ToolMessage):
         return error_text(output.text) if output.status == "error" else None
     if isinstance(output, list):

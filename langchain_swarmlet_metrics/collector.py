@@ -82,7 +82,8 @@ class MetricsCollector:
         self._failed_sinks: set[int] = set()
         self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
-        self._ids = itertools.count(1)
+        self.next_id: Callable[[], int] = itertools.count(1).__next__
+        """Return the id of the next call to start: 1, 2, 3 ..."""
         self._lock = threading.RLock()  # a signal handler may ask for the totals while this thread counts
         self._key = uuid4().hex
         _live[self._key] = self
@@ -120,10 +121,6 @@ class MetricsCollector:
         while outer is not None and outer.left:
             outer = outer.parent
         return outer
-
-    def next_id(self) -> int:
-        """Return the id of the next call to start: 1, 2, 3 ..."""
-        return next(self._ids)
 
     def add(self, event: Event) -> None:
         """Count a finished call and hand it to every sink; never raises."""

@@ -33,9 +33,7 @@ UsageSource: TypeAlias = Literal["estimated", "missing"]
 """Where token counts come from when the provider did not report them."""
 
 
-class LLMCall(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="event", tag="llm_call"
-):
+class LLMCall(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="event", tag="llm_call"):
     """Describe one finished LLM call: a line with ``"event": "llm_call"``."""
 
     phase: str
@@ -74,15 +72,7 @@ class LLMCall(
         return self.success is False and self.outcome is None
 
 
-class ToolCall(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    gc=False,
-    tag_field="event",
-    tag="tool_call",
-):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="event", tag="tool_call"):
     """Describe one finished tool call: a line with ``"event": "tool_call"``."""
 
     tool: str
@@ -192,11 +182,8 @@ def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
         elapsed_ns: monotonic time that the call took, nanoseconds; below 0 counts as 0.
     """
     elapsed_us = (elapsed_ns + 500) // 1000 if elapsed_ns > 0 else 0
-    seconds, start_us = divmod(start_ns // 1000, _SECOND_US)
-    second = _second(seconds)
-    end_us = start_us + elapsed_us
-    end_ts = f"{second}{end_us:06d}Z" if end_us < _SECOND_US else _timestamp(seconds * _SECOND_US + end_us)
-    return f"{second}{start_us:06d}Z", end_ts, (elapsed_us + 500) // 1000
+    start_us = start_ns // 1000
+    return _timestamp(start_us), _timestamp(start_us + elapsed_us), (elapsed_us + 500) // 1000
 
 
 def milliseconds(elapsed_ns: int) -> int:
@@ -206,7 +193,7 @@ def milliseconds(elapsed_ns: int) -> int:
 
 def _timestamp(time_us: int) -> str:
     seconds, micros = divmod(time_us, _SECOND_US)
-    return f"{_second(seconds)}{micros:06d}Z"
+    return f"{_second(seconds)}{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}Z"
 
 
 @lru_cache(maxsize=16)  # neighbouring events share their second, and formatting it is most of the cost
@@ -215,6 +202,7 @@ def _second(seconds: int) -> str:
 
 
 _SECOND_US = 1_000_000
+_DIGITS = tuple(f"{number:03d}" for number in range(1000))  # formatting a number takes three times as long
 _MAX_HOURS = 1e6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

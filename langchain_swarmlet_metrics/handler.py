@@ -129,8 +129,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         collector = self._claim(run)
         if collector is not None:
             tool = (serialized or {}).get("name") or kwargs.get("name")
-            base = (run, parent_key(parent_run_id), collector, metadata, tags)
-            call = OpenToolCall(*base, tool=tool, tool_call_id=tool_call_id)
+            call = OpenToolCall(run, parent_key(parent_run_id), collector, metadata, tags, tool, tool_call_id)
             if collector.capture is not None:
                 inputs = kwargs.get("inputs")
                 collector.capture.tool_started(call, input_str if inputs is None else inputs)
@@ -196,11 +195,11 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             collector,
             metadata,
             tags,
-            messages=messages,
-            prompt=prompt,
-            serialized=serialized,
-            params=kwargs.get("invocation_params"),
-            batch_size=kwargs.get("batch_size") or 1,
+            messages,
+            prompt,
+            serialized,
+            kwargs.get("invocation_params"),
+            kwargs.get("batch_size") or 1,
         )
         if collector.capture is not None:
             collector.capture.llm_started(call)

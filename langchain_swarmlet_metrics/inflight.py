@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from asyncio import _get_running_loop, current_task  # current_task() raises without a loop
 from contextvars import Context
 from threading import get_ident
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
@@ -40,7 +43,7 @@ _SWEEP_FROM = 64
 _sweep_at = _SWEEP_FROM
 
 
-class Ending(NamedTuple):
+class Ending(Struct, frozen=True, gc=False):
     """Say how a call ended."""
 
     success: bool = True
@@ -97,10 +100,11 @@ class OpenCall(ABC):
         self.parent_id: int | None = None
         if collector is not UNATTACHED:
             self.id = collector.next_id()
-            enclosing = _enclosing_call(parent_run)
-            if enclosing is not None and enclosing.collector is collector:
-                self.parent_id = enclosing.id
-        self.task = _current_task()
+            if parent_run is not None:
+                enclosing = calls.get(parent_run) or _enclosing.get(parent_run)
+                if enclosing is not None and enclosing.collector is collector:
+                    self.parent_id = enclosing.id
+        self.task = None if _get_running_loop() is None else current_task()
         self.start_ns = time_ns()
         self.clock_ns = perf_counter_ns()
 
@@ -124,7 +128,8 @@ class OpenCall(ABC):
         ending_now.append(this)  # the worker waits for this before it ends, and until it is written it counts as open
         try:
             if calls.pop(self.run, None) is self:
-                self.leave()
+                if self.task is not None or self.chains is not None:
+                    self.leave()
                 event = self.event(ending, answer)
                 if self.collector.capture is not None:
                     self.collector.capture.ended(event, said)
@@ -201,7 +206,7 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
         collector: the worker's collector.
         cancelled: whether the worker itself ends by cancellation.
     """
-    leaving = _current_task()
+    leaving = None if _get_running_loop() is None else current_task()
     for call in list(calls.values()):
         if call.collector is collector:
             call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
@@ -237,7 +242,3 @@ def _sweep() -> None:
         if call.task is not None and (call.task.done() or call.task.get_loop().is_closed()):
             call.abandon("cancelled")
     _sweep_at = max(_SWEEP_FROM, 2 * len(calls))
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    return None if asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001 - current_task() raises without one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from inspect import cleandoc
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -41,11 +41,17 @@ class Totals(msgspec.Struct, kw_only=True):
         self.llm_calls += 1
         if event.cache_hit:
             return
-        self.prompt_tokens = _sum(self.prompt_tokens, event.prompt_tokens)
-        self.completion_tokens = _sum(self.completion_tokens, event.completion_tokens)
-        self.total_tokens = _sum(self.total_tokens, event.total_tokens)
-        self.cached_tokens = _sum(self.cached_tokens, event.cached_tokens)
-        self.cost_usd = _sum(self.cost_usd, event.cost_usd)
+        # Amounts that are not known change nothing; written out, as this runs for every call that anybody makes.
+        if event.prompt_tokens is not None:
+            self.prompt_tokens = event.prompt_tokens + (self.prompt_tokens or 0)
+        if event.completion_tokens is not None:
+            self.completion_tokens = event.completion_tokens + (self.completion_tokens or 0)
+        if event.total_tokens is not None:
+            self.total_tokens = event.total_tokens + (self.total_tokens or 0)
+        if event.cached_tokens is not None:
+            self.cached_tokens = event.cached_tokens + (self.cached_tokens or 0)
+        if event.cost_usd is not None:
+            self.cost_usd = event.cost_usd + (self.cost_usd or 0)
 
 
 class Completeness(msgspec.Struct, kw_only=True):
@@ -119,7 +125,6 @@ class Metadata(msgspec.Struct, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Metadata)
-_Number = TypeVar("_Number", int, float)
 
 
 def encode(metadata: Metadata) -> bytes:
@@ -146,10 +151,3 @@ def json_schema() -> dict[str, Any]:
         definition["description"] = cleandoc(definition["description"])
         definition["required"] = list(definition["properties"])
     return schema
-
-
-def _sum(total: _Number | None, amount: _Number | None) -> _Number | None:
-    """Add what is known: None only when neither is."""
-    if amount is None:
-        return total
-    return amount if total is None else total + amount

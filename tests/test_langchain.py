@@ -107,7 +107,8 @@ def test_usage_from_elsewhere():
     message = AIMessage("x", response_metadata={"token_usage": old})
     assert facts.read_answer(chat(message)).usage.prompt == 7
     completion = LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": old, "model_name": "m"})
-    assert facts.read_answer(completion)[:2] == ("m", facts.Usage(7, 1, 8, cached=3))
+    answer = facts.read_answer(completion)
+    assert (answer.model, answer.usage) == ("m", facts.Usage(7, 1, 8, cached=3))
 
 
 @pytest.mark.parametrize(
