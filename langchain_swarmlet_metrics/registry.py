@@ -38,7 +38,7 @@ _DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TRIES = 3
 _LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
 _BUSY_S = 5.0
-_LOCK_S = 5.0
+_LOCK_S = 10.0
 _STATUS_S = 0.25
 _POLL_S = 0.001
 
