@@ -31,7 +31,7 @@ from langchain_swarmlet_metrics.overlay import Overlay
 from langchain_swarmlet_metrics.owners import is_trusted
 from langchain_swarmlet_metrics.registry import Job, Registry
 from langchain_swarmlet_metrics.scrub import one_line
-from langchain_swarmlet_metrics.search import Match, matches
+from langchain_swarmlet_metrics.search import Found, Query, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,26 +107,30 @@ class StoreReader:
         return [*islice(self._newest(owner_id, status, since_hours), max(limit, 0))]
 
     def search(
-        self, pattern: str, *, owner_id: str | None = None, since_hours: float | None = None, limit: int = 50
-    ) -> Sequence[Match]:
+        self,
+        pattern: str,
+        *,
+        regex: bool = False,
+        owner_id: str | None = None,
+        since_hours: float | None = None,
+        limit: int = 50,
+        within_s: float = 5.0,
+    ) -> Found:
         """Find a text in tasks, summaries, errors, results and metrics, whatever its case, newest workers first.
 
         Args:
             pattern: the text, as it is on one line of a file.
+            regex: whether the pattern is a regular expression instead.
             owner_id: only this owner's workers; None is everybody's.
             since_hours: only workers created in so many last hours.
             limit: how many matches at most.
+            within_s: seconds after which the search stops, and says so in the answer's ``stopped``.
 
         Raises:
-            ValueError: the pattern is empty.
+            ValueError: the pattern is empty, too long, or no regular expression.
         """
-        if not pattern:
-            msg = "the pattern is empty; give a text to look for"
-            raise ValueError(msg)
-        wanted = re.compile(re.escape(pattern), re.IGNORECASE)
-        workers = self._newest(owner_id, None, since_hours)
-        found = (match for worker in workers for match in matches(self.root / worker.worker_id, worker, wanted))
-        return [*islice(found, max(limit, 0))]
+        query = Query(pattern, regex=regex, within_s=within_s)
+        return find(self.root, self._newest(owner_id, None, since_hours), query, limit)
 
     def status(self, metadata: Metadata) -> str:
         """Return a worker's status now: its metadata's, or ``lost`` when it has not ended and nobody has its lock.

@@ -39,6 +39,10 @@ WHOLE_FILE_LIMIT = 64_000
 _LINES = 200
 _MATCHES = 50
 _SHOWN = 60
+_STOPPED = (
+    "[the search took too long and stopped here, older jobs and later lines may have more matches; "
+    "narrow it down with since_hours, a longer text or a simpler pattern]"
+)
 _FIND = "Call list_workers to see the jobs there are."
 _STATUSES = ("created", "running", "success", "failed", "cancelled", "lost")
 
@@ -159,20 +163,25 @@ class _Reading:
         """Read a digest of a worker job's metrics: totals by phase, model and tool, slowest calls, failures."""
         return report.digest_text(self.store, self.find(job_id))
 
-    def grep_workers(self, pattern: str, since_hours: float | None = None) -> str:
-        """Search the tasks, results, summaries, errors and metrics of all worker jobs for a plain text."""
+    def grep_workers(self, pattern: str, since_hours: float | None = None, regex: bool = False) -> str:
+        """Search the tasks, results, summaries, errors and metrics of all worker jobs, line by line, newest first.
+
+        The pattern is plain text, in upper or lower case; with regex it is a regular expression.
+        """
         if not pattern.strip():
             msg = "the pattern is empty; give a text to look for"
             raise ValueError(msg)
-        matches = self.store.search(pattern, owner_id=self.owner_id(), since_hours=since_hours, limit=_MATCHES + 1)
-        if not matches:
-            return f"No worker job mentions {_shown(pattern)}."
+        found = self.store.search(
+            pattern, regex=regex, owner_id=self.owner_id(), since_hours=since_hours, limit=_MATCHES + 1
+        )
         lines = [
-            f"job {match.metadata.job_id}  {match.file}:{match.line_no}: {match.line}" for match in matches[:_MATCHES]
+            f"job {match.metadata.job_id}  {match.file}:{match.line_no}: {match.line}" for match in found[:_MATCHES]
         ]
-        if len(matches) > _MATCHES:
+        if len(found) > _MATCHES:
             lines.append(f"[these are the newest {_MATCHES}, there are more; look for a longer text]")
-        return "\n".join(lines)
+        elif found.stopped:
+            lines.append(_STOPPED)
+        return "\n".join(lines) or f"No worker job mentions {_shown(pattern)}."
 
 
 class _Spawning:

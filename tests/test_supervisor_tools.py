@@ -218,6 +218,27 @@ def test_grep_says_that_there_is_more(runner, ask):
     assert len(ask(runner, "grep_workers", pattern="pin").splitlines()) == 50
 
 
+def test_grep_with_a_regular_expression(runner, worker, ask):
+    """With regex, the pattern is a regular expression; one that is none is answered with a sentence."""
+    assert ask(runner, "grep_workers", pattern=r"is \d+\.$", regex=True) == "job 1  result.txt:1: The result is 42."
+    assert ask(runner, "grep_workers", pattern="(a+", regex=True) == (
+        "Error: '(a+' is no regular expression: missing ) at position 3; correct it, or look for it as plain text."
+    )
+    assert ask(runner, "grep_workers", pattern="(?R)", regex=True).startswith("Error: '(?R)' is refused: ")
+
+
+def test_grep_that_takes_too_long(runner, ask, monkeypatch):
+    """A search that is stopped gives what it has found, and says how to narrow it down."""
+    runner.run(lambda _task: "a" * 60_000 + "b", "hide")
+    runner.run(str.upper, "aa")
+    quick = functools.partial(runner.store.search, within_s=0.3)
+    monkeypatch.setattr(runner.store, "search", quick)
+    match, more, stopped = ask(runner, "grep_workers", pattern="(a|aa)+$", regex=True).splitlines()
+    assert (match, more) == ("job 2  metadata.json:6: task: aa", "job 2  result.txt:1: AA")
+    assert stopped.startswith("[the search took too long and stopped here")
+    assert "since_hours" in stopped
+
+
 # A worker that has not ended well
 
 
