@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -29,6 +30,7 @@ from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.modes import PRIVATE, checked_file_mode
 from langchain_swarmlet_metrics.overlay import Overlay
 from langchain_swarmlet_metrics.owners import is_trusted
+from langchain_swarmlet_metrics.parts import Head, head
 from langchain_swarmlet_metrics.registry import Job, Registry
 from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.search import Found, Query, find
@@ -153,7 +155,7 @@ class StoreReader:
         return liveness.open_calls(self.root / metadata.worker_id, metadata)
 
     def result(self, worker_id: str) -> str | None:
-        """Return a worker's answer, whole, or None when it set none.
+        """Return a worker's answer, whole, or None when it set none; `result_head` reads one of any size.
 
         Raises:
             WorkerNotFoundError: there is no such worker.
@@ -164,6 +166,25 @@ class StoreReader:
         try:
             with open_alone(self._folder(worker_id), [RESULT_FILE]) as file:
                 return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def result_head(self, worker_id: str, limit: int) -> Head | None:
+        """Return the beginning of a worker's answer, or None when it set none.
+
+        Args:
+            worker_id: the name of its folder.
+            limit: how many bytes at most.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+            FileRefusedError: ``result.txt`` is not a plain file.
+        """
+        if held := self.overlay.get(worker_id):
+            return None if held.result is None else head(BytesIO(held.result.encode(errors="replace")), limit)
+        try:
+            with open_alone(self._folder(worker_id), [RESULT_FILE]) as file:
+                return head(file, limit)
         except FileNotFoundError:
             return None
 

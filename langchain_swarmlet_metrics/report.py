@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from langchain_swarmlet_metrics.events import parse_timestamp
-from langchain_swarmlet_metrics.folder import METRICS_FILE
+from langchain_swarmlet_metrics.folder import METRICS_FILE, RESULT_FILE
+from langchain_swarmlet_metrics.imitation import quote_imitations
 from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.summary import count, digest, format_duration, summarize
 
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
+    from langchain_swarmlet_metrics.parts import Head
     from langchain_swarmlet_metrics.snapshot import StartedCall
     from langchain_swarmlet_metrics.store import ArtifactStore
 
 _OPEN = ("created", "running")
 _ABOUT = 200
 _OPEN_SHOWN = 20
+RESULT_LIMIT = 1_000_000
+"""Bytes of a result that the tier 1 text shows; ``result.txt`` has all of them."""
 
 # Control characters but for tab and line feed, and what reorders or breaks lines.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -61,11 +65,23 @@ def _as_it_is_now(store: ArtifactStore, metadata: Metadata) -> tuple[Metadata, s
 def _result(store: ArtifactStore, metadata: Metadata, status: str) -> str:
     if status in _OPEN:
         return "There is no result yet; read it again later."
-    result = store.result(metadata.worker_id)
-    if result is None:
+    beginning = store.result_head(metadata.worker_id, RESULT_LIMIT)
+    if beginning is None:
         is_gone = status == "success" and metadata.error
         return f"This worker's result could not be kept: {metadata.error}" if is_gone else "This worker set no result."
-    return result or "The result of this worker is an empty text."
+    if not beginning.size:
+        return "The result of this worker is an empty text."
+    result = quote_imitations(beginning.content.decode(errors="replace"))
+    if beginning.next_line is None:
+        return result
+    return f"{result}\n\n{_goes_on(metadata, beginning)}"
+
+
+def _goes_on(metadata: Metadata, beginning: Head) -> str:
+    return (
+        f"The result goes on: above are the first {len(beginning.content)} of {beginning.size} bytes. Read on with "
+        f"read_worker_file(job_id={metadata.job_id}, file_path='{RESULT_FILE}', offset={beginning.next_line})."
+    )
 
 
 def _unrecorded(store: ArtifactStore, metadata: Metadata) -> str | None:

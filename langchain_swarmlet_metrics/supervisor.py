@@ -7,20 +7,20 @@ answers exactly as one that does not exist.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.tools import StructuredTool
 
 from langchain_swarmlet_metrics import report
+from langchain_swarmlet_metrics.parts import quoted, shown
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
-from langchain_swarmlet_metrics.scrub import error_text, one_line
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.spawn import SpawnRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.tools import BaseTool
     from pydantic import ValidationError
@@ -33,12 +33,7 @@ if TYPE_CHECKING:
 SUPERVISOR_PROMPT_HINT = "For detailed performance metrics, read 'metrics.jsonl' from the worker directory."
 """The sentence for a supervisor's prompt that tells it where the details are."""
 
-WHOLE_FILE_LIMIT = 64_000
-"""Bytes up to which ``read_worker_file`` gives a file whole and unadorned."""
-
-_LINES = 200
 _MATCHES = 50
-_SHOWN = 60
 _STOPPED = (
     "[the search took too long and stopped here, older jobs and later lines may have more matches; "
     "narrow it down with since_hours, a longer text or a simpler pattern]"
@@ -107,7 +102,7 @@ class _Reading:
         """
         text = str(job_id).strip()
         if not (text.isascii() and text.isdecimal() and int(text[:18]) > 0 and len(text) <= 18):  # noqa: PLR2004
-            msg = f"{_shown(text)} is no job id; job ids are whole numbers from 1 on. {_FIND}"
+            msg = f"{quoted(text)} is no job id; job ids are whole numbers from 1 on. {_FIND}"
             raise ValueError(msg)
         missing = f"worker job {int(text)} not found. {_FIND}"
         try:
@@ -129,16 +124,8 @@ class _Reading:
 
         A file over 64 kB comes in parts: offset is the first line to read (from 0), limit how many lines.
         """
-        metadata = self.find(job_id)
-        with self.store.open_file(metadata.worker_id, file_path) as file:
-            if offset is None and limit is None:
-                head = file.read(WHOLE_FILE_LIMIT + 1)
-                if not head:
-                    return f"[{_shown(file_path)} is empty]"
-                if len(head) <= WHOLE_FILE_LIMIT:
-                    return _text(head, file_path)
-                file.seek(0)
-            return _part(file, file_path, max(offset or 0, 0), limit if limit and limit > 0 else _LINES)
+        with self.store.open_file(self.find(job_id).worker_id, file_path) as file:
+            return shown(file, file_path, offset, limit)
 
     def list_workers(self, limit: int = 20, status: str | None = None, since_hours: float | None = None) -> str:
         """List worker jobs, newest first: id, status, execution time and summary of each.
@@ -146,7 +133,7 @@ class _Reading:
         Optionally only those of a status (created, running, success, failed, cancelled, lost) or of the last hours.
         """
         if status is not None and status not in _STATUSES:
-            msg = f"{_shown(status)} is no status; use one of {', '.join(_STATUSES)}"
+            msg = f"{quoted(status)} is no status; use one of {', '.join(_STATUSES)}"
             raise ValueError(msg)
         found = self.store.list(
             owner_id=self.owner_id(), status=status, since_hours=since_hours, limit=min(max(limit, 1), 200)
@@ -181,7 +168,7 @@ class _Reading:
             lines.append(f"[these are the newest {_MATCHES}, there are more; look for a longer text]")
         elif found.stopped:
             lines.append(_STOPPED)
-        return "\n".join(lines) or f"No worker job mentions {_shown(pattern)}."
+        return "\n".join(lines) or f"No worker job mentions {quoted(pattern)}."
 
 
 class _Spawning:
@@ -272,54 +259,3 @@ def _sentence(error: Exception) -> str:
 def _invalid_arguments(error: ValidationError | Any) -> str:
     problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
     return f"Error: the arguments do not fit ({error_text(problems)}). Call the tool again with them corrected."
-
-
-def _shown(text: str) -> str:
-    """Quote what the model wrote, short enough that the sentence around it stays whole."""
-    return repr(one_line(text, _SHOWN))
-
-
-def _text(content: bytes, file_path: str) -> str:
-    """Decode a file's content.
-
-    Raises:
-        ValueError: it is not text.
-    """
-    if b"\0" not in content:
-        try:
-            return content.decode()
-        except UnicodeDecodeError:
-            pass
-    msg = f"{_shown(file_path)} is not a text file and can't be shown"
-    raise ValueError(msg)
-
-
-def _part(file: BinaryIO, file_path: str, offset: int, limit: int) -> str:
-    """Return some lines of a file, at most as many bytes as a whole file may have, and how to go on."""
-    lines: list[bytes] = []
-    size = 0
-    at_end = True
-    for number, line in enumerate(_lines(file)):
-        if number < offset:
-            continue
-        if len(lines) == limit or size + len(line) > WHOLE_FILE_LIMIT:
-            at_end = False
-            break
-        lines.append(line)
-        size += len(line)
-    if not lines:
-        return f"[{_shown(file_path)} has no line {offset}; lines are counted from 0]"
-    text = _text(b"".join(lines), file_path).removesuffix("\n")
-    last = offset + len(lines)
-    rest = "end of file" if at_end else f"read on with offset={last}"
-    return f"{text}\n[lines {offset} to {last - 1} of {_shown(file_path)}; {rest}]"
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file's lines; one that is longer than a whole file may be comes in several, cut between characters."""
-    rest = b""
-    while piece := rest + file.readline(WHOLE_FILE_LIMIT - len(rest)):
-        is_cut = len(piece) == WHOLE_FILE_LIMIT and not piece.endswith(b"\n")
-        end = codecs.utf_8_decode(piece, "replace", False)[1] if is_cut else len(piece)
-        yield piece[:end]
-        rest = piece[end:]

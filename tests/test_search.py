@@ -227,7 +227,7 @@ def test_the_engine_is_loaded_by_a_search_only():
     import sys
     import langchain_swarmlet_metrics.store
     before = "regex" in sys.modules
-    langchain_swarmlet_metrics.store.Query("a")
+    langchain_swarmlet_metrics.search.Query("a")
     print(before, "regex" in sys.modules)
     """
     assert output_of(script) == "False True\n"
