@@ -66,15 +66,19 @@ class StoreReader:
     def __repr__(self) -> str:
         return f"ArtifactStore({str(self.root)!r})"
 
-    def read(self, job_id: int) -> Metadata:
+    def read(self, job_id: int, *, owner_id: str | None = None) -> Metadata:
         """Return the metadata of a job's worker.
+
+        Args:
+            job_id: the number of the job.
+            owner_id: whose it must be: another's is missing, and its folder is not looked at; None is anybody's.
 
         Raises:
             WorkerNotFoundError: there is no such job, or its folder cannot be read.
         """
-        job = self._registry.find(job_id)
+        job = self._registry.find(job_id, owner_id)
         metadata = None if job is None else self._metadata(job.worker_id)
-        if metadata is None or metadata.job_id != job_id:
+        if metadata is None or metadata.job_id != job_id or owner_id not in (None, metadata.owner_id):
             msg = f"worker job {job_id} not found in {self.root}"
             raise WorkerNotFoundError(msg)
         return metadata

@@ -107,15 +107,19 @@ class Registry:
         with self._locked(timeout_s=_STATUS_S):
             self._repairing(lambda connection: connection.execute(sql, (status, worker_id)).close(), busy_s=_STATUS_S)
 
-    def find(self, job_id: int) -> Job | None:
+    def find(self, job_id: int, owner_id: str | None = None) -> Job | None:
         """Return a job by its number, or None.
+
+        Args:
+            job_id: its number.
+            owner_id: whose it must be, asked in the same query: another's takes as long as none; None is anybody's.
 
         Raises:
             OSError: the index cannot be read.
         """
         if not 0 < job_id < _LARGEST_JOB_ID:
             return None
-        rows = self._select("WHERE job_id = ?", (job_id,))
+        rows = self._select("WHERE job_id = ? AND (? IS NULL OR owner_id = ?)", (job_id, owner_id, owner_id))
         return rows[0] if rows else None
 
     def list(
@@ -218,7 +222,8 @@ class Registry:
         if self.path.exists():
             aside = self.path.with_name(f"{self.path.name}.damaged-{timestamp(time.time_ns()).replace(':', '-')}")
             logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
-            self.path.replace(aside)
+            with suppress(FileNotFoundError):  # deleted at this moment
+                self.path.replace(aside)
         jobs = self._jobs()
 
         def build(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,7 @@
 """The supervisor's tools: read results, files and metrics of workers, find them, spawn and cancel them.
 
 A tool answers every mistake with a sentence that says what to do; it never raises into the agent. Another owner's job
-answers exactly as one that does not exist.
+answers exactly as one that does not exist, after the same steps.
 """
 
 from __future__ import annotations
@@ -104,14 +104,11 @@ class _Reading:
         if not (text.isascii() and text.isdecimal() and int(text[:18]) > 0 and len(text) <= 18):  # noqa: PLR2004
             msg = f"{quoted(text)} is no job id; job ids are whole numbers from 1 on. {_FIND}"
             raise ValueError(msg)
-        missing = f"worker job {int(text)} not found. {_FIND}"
         try:
-            metadata = self.store.read(int(text))
+            return self.store.read(int(text), owner_id=self.owner_id())
         except WorkerNotFoundError:
-            raise WorkerNotFoundError(missing) from None
-        if (owner := self.owner_id()) is not None and metadata.owner_id != owner:
-            raise WorkerNotFoundError(missing)
-        return metadata
+            msg = f"worker job {int(text)} not found. {_FIND}"
+            raise WorkerNotFoundError(msg) from None
 
     def read_worker_result(self, job_id: int | str) -> str:
         """Read the result of a worker job, with its execution time. Says so if the job failed or still runs."""

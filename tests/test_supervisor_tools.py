@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from langchain_core.messages import ToolMessage
 
 from langchain_swarmlet_metrics import registry, supervisor
 from langchain_swarmlet_metrics.runner import WorkerRunner
+from tests.auditing import watching
 from tests.processes import running
 
 FIND = "Call list_workers to see the jobs there are."
@@ -623,6 +626,47 @@ def test_a_foreign_job_answers_as_a_missing_one(tmp_path, ask, name):
     foreign, missing = (ask(bob, name, job_id=job_id, **arguments) for job_id in (1, 2))
     assert foreign == missing.replace("2", "1") == f"Error: worker job 1 not found. {FIND}"
     assert "not found" not in ask(ann, name, job_id=1, **arguments)
+
+
+@pytest.mark.parametrize("name", ON_ONE_JOB)
+def test_a_foreign_job_is_missing_by_the_same_steps(tmp_path, ask, name):
+    """Nothing that a tool opens tells another owner's job from one that does not exist, as time could."""
+    ann, bob = (WorkerRunner(tmp_path / "workers", owner_id=owner) for owner in ("ann", "bob"))
+    worker = ann.run(str.upper, "of ann")
+    arguments = {"file_path": "result.txt"} if name == "read_worker_file" else {}
+
+    def opened(runner, job_id):
+        with watching() as seen:
+            ask(runner, name, job_id=job_id, **arguments)
+        return [entry for entry in seen if str(tmp_path) in entry[1] or "/" not in entry[1]]
+
+    opened(bob, 99)  # what is imported late has been now
+    foreign, missing, own = opened(bob, 1), opened(bob, 99), opened(ann, 1)
+    assert foreign == missing != []
+    assert not any(worker.worker_id in path for _, path, _ in foreign)
+    assert any(worker.worker_id in path for _, path, _ in own)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("list_workers", {}), ("grep_workers", {"pattern": "shout"})])
+def test_nothing_of_foreign_workers_is_opened(tmp_path, ask, name, arguments):
+    """Lists and searches open files of the owner's workers only."""
+    ann, bob = (WorkerRunner(tmp_path / "workers", owner_id=owner) for owner in ("ann", "bob"))
+    theirs, ours = ann.run(str.upper, "shout too"), bob.run(str.upper, "shout")
+    with watching() as seen:
+        answer = ask(bob, name, **arguments)
+    assert "job 2 " in answer
+    assert any(ours.worker_id in path for _, path, _ in seen)
+    assert not any(theirs.worker_id in path for _, path, _ in seen)
+
+
+def test_an_index_that_lies_shows_nothing_foreign(tmp_path, ask):
+    """A row of the index that names the wrong owner does not show another owner's job."""
+    ann, bob = (WorkerRunner(tmp_path / "workers", owner_id=owner) for owner in ("ann", "bob"))
+    ann.run(str.upper, "of ann")
+    with closing(sqlite3.connect(ann.store.root / "index.sqlite3")) as index, index:
+        index.execute("UPDATE jobs SET owner_id = 'bob'")
+    assert ask(bob, "read_worker_result", job_id=1) == f"Error: worker job 1 not found. {FIND}"
+    assert ask(bob, "list_workers") == "No worker jobs found."
 
 
 def test_lists_and_searches_show_own_jobs(tmp_path, ask):
