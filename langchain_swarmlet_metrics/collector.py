@@ -45,6 +45,7 @@ class MetricsCollector:
         sinks: what else takes each event, after the file and the log.
         waits: whether a log line is out when the recording of its call returns; a worker waits when it ends.
         parent: the collector of the worker that this one is nested in.
+        trace_id: the trace that the worker belongs to, and the workers that are made in it.
         on_late: called after each call that starts when the worker has ended and is only counted.
         capture: takes what the calls say; None when nobody wants to know.
     """
@@ -57,12 +58,14 @@ class MetricsCollector:
         sinks: Iterable[Sink] = (),
         waits: bool = True,
         parent: MetricsCollector | None = None,
+        trace_id: str | None = None,
         on_late: Callable[[], object] | None = None,
         capture: Capture | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.parent = parent
         self.capture = capture
+        self.trace_id = trace_id
         self._totals = Totals()
         self._completeness = Completeness()
         self._uncounted: list[Event] = []

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import logs
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
 from langchain_swarmlet_metrics.events import Event, Outcome, span
 from langchain_swarmlet_metrics.metadata import Parent
+from langchain_swarmlet_metrics.parts import quoted
 from langchain_swarmlet_metrics.scrub import error_text
+from langchain_swarmlet_metrics.trace import NO_TRACE, Trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,6 +230,20 @@ def enclosing_worker() -> Parent | None:
     call = _enclosing_call(facts.current_run())
     event_id = call.id if call is not None and call.collector is current else None
     return Parent(worker_id=current.worker_id, event_id=event_id)
+
+
+def enclosing_trace(traceparent: str | None) -> Trace:
+    """Return the trace that a worker started in this context belongs to.
+
+    Args:
+        traceparent: its own header; without one, and with one that is not valid, it belongs to the current worker's.
+    """
+    if traceparent is not None:
+        if (trace := trace_of(traceparent)) is not None:
+            return trace
+        logs.warn("The traceparent %s is no W3C Trace Context header and is not kept", quoted(traceparent))
+    current = get_metrics_collector()
+    return NO_TRACE if current is None else Trace(current.trace_id)
 
 
 def _enclosing_call(run: int | None) -> OpenCall | None:

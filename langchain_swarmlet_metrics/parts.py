@@ -68,7 +68,7 @@ def head(file: BinaryIO, limit: int) -> Head:
     return Head(b"".join(lines), size, None)
 
 
-def quoted(text: str) -> str:
+def quoted(text: object) -> str:
     """Quote what a model wrote, short enough that the sentence around it stays whole."""
     return repr(one_line(text, _SHOWN))
 

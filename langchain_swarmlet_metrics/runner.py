@@ -87,17 +87,19 @@ class WorkerRunner:
             raise LookupError(msg)
         return str(owner)
 
-    def worker(self, task: str, *, config: Mapping[str, Any] | None = None) -> Worker:
+    def worker(self, task: str, *, config: Mapping[str, Any] | None = None, traceparent: str | None = None) -> Worker:
         """Return a worker for a task, to be used as ``with`` or ``async with`` block.
 
         Args:
             task: what the worker is asked to do.
             config: the user's own notes on the worker, kept in ``metadata.json``.
+            traceparent: the W3C Trace Context header of the request that it works for; a worker without one belongs to
+                the trace of the worker it is nested in. One that is not valid is not kept, and a warning says so.
 
         Raises:
             TypeError: the task is no text.
         """
-        return Worker(self, _text(task), config)
+        return Worker(self, _text(task), config, traceparent)
 
     def run(
         self,

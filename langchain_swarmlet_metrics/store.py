@@ -26,6 +26,7 @@ from langchain_swarmlet_metrics.folder import (
 from langchain_swarmlet_metrics.metadata import Metadata, Process
 from langchain_swarmlet_metrics.reader import StoreReader, WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text, one_line, scrub, scrub_value
+from langchain_swarmlet_metrics.trace import NO_TRACE, Trace
 from langchain_swarmlet_metrics.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ArtifactStore(StoreReader):
         owner_id: str | None = None,
         config: Mapping[str, Any] | None = None,
         parent: Parent | None = None,
+        trace: Trace = NO_TRACE,
         opening: Callable[[str], object] | None = None,
         store_task: bool = True,
     ) -> Metadata:
@@ -88,6 +90,7 @@ class ArtifactStore(StoreReader):
             owner_id: whose worker it is.
             config: the user's own notes; kept without their secrets.
             parent: who spawned it.
+            trace: which trace it belongs to.
             opening: opens its `writer`, given its ``worker_id``, before anybody can see the worker: it is lost as soon
                 as nobody has its file locked. None for one made by hand, which nobody keeps open.
             store_task: False to store no task and to keep it out of the folder's name.
@@ -104,6 +107,7 @@ class ArtifactStore(StoreReader):
             created_at=timestamp(now_ns),
             config=None if config is None else cast("dict[str, Any]", scrub_value(dict(config))),
             parent=parent,
+            **trace._asdict(),
             process=None if opening is None else Process.current(),
         )
         try:

@@ -50,12 +50,20 @@ class Worker(WorkerState):
         runner: whose root, owner, sinks and summarizer apply.
         task: what the worker is asked to do.
         config: the user's own notes.
+        traceparent: the header of the trace that it belongs to.
     """
 
-    def __init__(self, runner: WorkerRunner, task: str, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        runner: WorkerRunner,
+        task: str,
+        config: Mapping[str, Any] | None = None,
+        traceparent: str | None = None,
+    ) -> None:
         super().__init__(runner.store.root, task)
         self._runner = runner
         self._config = config
+        self._traceparent = traceparent
         self._writer: EventWriter | None = None
         self._watch: pulse.Watch | None = None
         self._attached: tuple[MetricsCallbackHandler | None] | None = None
@@ -174,6 +182,7 @@ class Worker(WorkerState):
                 return
             self._refuse_after_end()
             owner_id, parent = self._runner.owner_id, inflight.enclosing_worker()
+            trace = inflight.enclosing_trace(self._traceparent)
             refused: list[OSError] = []
             try:
                 self._created = self._runner.store.create(
@@ -181,6 +190,7 @@ class Worker(WorkerState):
                     owner_id=owner_id,
                     config=None if self._config is None else dict(self._config),
                     parent=parent,
+                    trace=trace,
                     opening=partial(self._open_writer, refused=refused),
                     store_task=self._runner.store_task,
                 )
@@ -232,6 +242,7 @@ class Worker(WorkerState):
             writer=self._writer or NoWriter(METRICS_FILE, self.record_error or "it could not be opened"),
             waits=False,
             parent=collectors.get_metrics_collector(),
+            trace_id=self.metadata.trace_id,
             on_late=self._note_late,
             capture=Capture(self._runner.store.transcript(self.worker_id)) if is_captured else None,
         )
