@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ _LONGEST_LINE = 1 << 20
 _TRIES = 20
 _PAUSE_S = 0.01
 _CLOSE_S = 1.0
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 class EventWriter:
@@ -47,7 +49,7 @@ class EventWriter:
         self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
         self._closed = False
         self._writing: list[int] = []
-        self._file = open(path, "a+b", buffering=0, opener=partial(modes.open_or_make, mode=mode))  # noqa: SIM115
+        self._file = open(path, "a+b", buffering=0, opener=partial(_open, mode=mode))  # noqa: SIM115
         _writers.add(self)
         try:
             if lock and not _locked(self._file.fileno()):
@@ -159,16 +161,21 @@ class EventReader:
     Args:
         open_file: opens the file for reading.
         offset: where to start, in bytes.
+        within_s: seconds after which an iteration stops, wherever it is; None reads to the end.
     """
 
-    def __init__(self, open_file: Callable[[], BinaryIO], *, offset: int = 0) -> None:
+    def __init__(self, open_file: Callable[[], BinaryIO], *, offset: int = 0, within_s: float | None = None) -> None:
         self._open_file = open_file
         self._offset = offset
+        self._within_s = math.inf if within_s is None else within_s
         self.skipped = 0
         """Lines that the latest iteration met so far and that are no events: torn by a crash, damaged or unknown."""
+        self.stopped = False
+        """Whether the latest iteration ran out of time: it has only the first events."""
 
     def __iter__(self) -> Iterator[Event]:
-        self.skipped = 0
+        self.skipped, self.stopped = 0, False
+        deadline = time.monotonic() + self._within_s
         try:
             file = self._open_file()
         except FileNotFoundError:
@@ -176,6 +183,9 @@ class EventReader:
         with file:
             file.seek(self._offset)
             for line in _lines(file):
+                if time.monotonic() > deadline:
+                    self.stopped = True
+                    return
                 if (event := decode(line)) is not None:
                     yield event
                 elif line.strip():
@@ -190,7 +200,7 @@ def read_events(path: Path) -> EventReader:
 def is_locked(path: Path) -> bool | None:
     """Tell whether a writer holds the lock of a file; None where that cannot be known."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NO_LINK)
     except FileNotFoundError:
         return False
     except OSError:
@@ -213,9 +223,12 @@ def _locked(descriptor: int) -> bool:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file, of an over-long one only its beginning."""
-    while line := file.readline(_LONGEST_LINE):
-        rest = line
-        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(_LONGEST_LINE)
-        yield line
+    """Yield the lines of a file, and of an over-long one its beginning, and nothing for each further part of it."""
+    is_inside = False
+    while part := file.readline(_LONGEST_LINE):
+        yield b"" if is_inside else part
+        is_inside = not part.endswith(b"\n")
+
+
+def _open(path: str, flags: int, mode: int) -> int:
+    return modes.open_or_make(path, flags | _NO_LINK, mode)

@@ -150,7 +150,23 @@ def parse_timestamp(text: str) -> datetime:
     Raises:
         ValueError: the text is not an ISO 8601 timestamp.
     """
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError:  # its offset leads out of the years that there are
+        msg = f"{text!r} is no time"
+        raise ValueError(msg) from None
+
+
+def require_timestamp(text: str) -> None:
+    """See that a text is a timestamp that can be shown as it is.
+
+    Raises:
+        ValueError: it is not an ISO 8601 timestamp, or is one on several lines.
+    """
+    parse_timestamp(text)
+    if not text.isprintable():
+        msg = f"{text!r} is no timestamp"
+        raise ValueError(msg)
 
 
 def time_ns(text: str) -> int:

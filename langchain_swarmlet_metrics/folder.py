@@ -33,6 +33,7 @@ _LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more
 _LONGEST_PATH = 4096
 _MOST_FILES = 300
 _MOST_TOOL_FILES = 1000
+_MOST_ENTRIES = 10_000
 _NAMES_SHOWN = 10
 _TEMPORARY = ".tmp"
 
@@ -189,21 +190,38 @@ def open_plain(folder: Path, parts: Sequence[str]) -> BinaryIO:
 
 
 def list_files(folder: Path) -> list[FileEntry]:
-    """Return a folder's plain files by name, the first few hundred of them; symbolic links are not followed."""
+    """Return a folder's plain files by name, the first few hundred of them; symbolic links are not followed.
+
+    However many files and folders there are, only the first thousands are looked at.
+    """
     found: list[FileEntry] = []
-    for path, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            entry = Path(path, name)
-            try:
-                info = entry.lstat()
-            except OSError:
-                continue
-            if stat.S_ISREG(info.st_mode) and not (name.startswith(".") and name.endswith(_TEMPORARY)):
-                found.append(FileEntry(entry.relative_to(folder).as_posix(), info.st_size))
-            if len(found) == _MOST_FILES:
-                return found
-    return found
+    folders, left = [folder], _MOST_ENTRIES
+    while folders and left > 0 and len(found) < _MOST_FILES:
+        inside: list[Path] = []
+        for entry in _entries(folders.pop(), left):
+            left -= 1
+            path = Path(entry.path)
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    inside.append(path)
+                elif entry.is_file(follow_symlinks=False) and not _is_temporary(entry.name):
+                    size = entry.stat(follow_symlinks=False).st_size
+                    found.append(FileEntry(path.relative_to(folder).as_posix(), size))
+        folders += reversed(inside)
+    return found[:_MOST_FILES]
+
+
+def _entries(folder: Path, limit: int) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, by name, of a huge one only a part; nothing when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(islice(entries, limit), key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_TEMPORARY)
 
 
 def captured_files(folder: Path) -> list[str]:

@@ -45,7 +45,10 @@ def quote_imitations(result: str) -> str:
 
 
 def _reads_like_ours(line: str) -> bool:
-    return any(_letters(text).startswith(_BEGINNINGS) for text in (line, _MARKUP.sub("", line)))
+    if line.isspace():
+        return False
+    plain = _MARKUP.sub("", line)
+    return _letters(line).startswith(_BEGINNINGS) or (plain != line and _letters(plain).startswith(_BEGINNINGS))
 
 
 def _letters(text: str) -> str:

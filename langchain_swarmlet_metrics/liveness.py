@@ -30,6 +30,7 @@ OPEN_STATUSES = {"created", "running"}
 """What ``metadata.json`` says of a worker that has not ended."""
 
 _LONGEST_SNAPSHOT = 16 << 20
+_WITHIN_S = 5.0
 
 
 def status(folder: Path, metadata: Metadata, latest: Callable[[], Metadata | None]) -> str:
@@ -71,6 +72,6 @@ def open_calls(folder: Path, metadata: Metadata) -> Sequence[StartedCall]:
         return []
     if taken is None or taken.worker_id != metadata.worker_id:
         return []
-    later = EventReader(partial(open_alone, folder, [METRICS_FILE]), offset=taken.metrics_bytes)
+    later = EventReader(partial(open_alone, folder, [METRICS_FILE]), offset=taken.metrics_bytes, within_s=_WITHIN_S)
     ended = {event.id for event in later}
     return [call for call in taken.calls if call.id not in ended]

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Event, LLMCall
+from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Count, Event, LLMCall, require_timestamp
+from langchain_swarmlet_metrics.scrub import one_line
 
 Status: TypeAlias = Literal["created", "running", "success", "failed", "cancelled"]
 """A worker's status as its own process writes it. Readers add ``lost``: not ended, but nobody holds its lock."""
@@ -112,7 +113,7 @@ class Metadata(msgspec.Struct, kw_only=True):
     created_at: str
     started_at: str | None = None
     finished_at: str | None = None
-    duration_ms: int | None = None
+    duration_ms: Count | None = None
     error: str | None = None
     summary: str | None = None
     config: dict[str, Any] | None = None
@@ -136,12 +137,22 @@ def decode(text: bytes) -> Metadata | None:
     """Decode ``metadata.json``; keys of later versions are ignored.
 
     Returns:
-        The metadata, or None for text that is not a worker's metadata.
+        The metadata, its times readable and its reasons on one line, or None for text that is not a worker's metadata.
     """
     try:
-        return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        metadata = _decoder.decode(text)
+        for moment in (metadata.created_at, metadata.started_at, metadata.finished_at):
+            if moment is not None:
+                require_timestamp(moment)
+    except (ValueError, RecursionError):
         return None
+    metadata.error = _on_one_line(metadata.error)
+    metadata.completeness.drop_reason = _on_one_line(metadata.completeness.drop_reason)
+    return metadata
+
+
+def _on_one_line(text: str | None) -> str | None:
+    return None if text is None else one_line(text)
 
 
 def json_schema() -> dict[str, Any]:

@@ -47,6 +47,7 @@ INDEX_FILE = "index.sqlite3"
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
 _PAGE = 50
+_LONGEST_METADATA = 16 << 20
 
 
 class WorkerNotFoundError(LookupError):
@@ -192,13 +193,17 @@ class StoreReader:
         except FileNotFoundError:
             return None
 
-    def events(self, worker_id: str) -> EventReader:
+    def events(self, worker_id: str, *, within_s: float | None = None) -> EventReader:
         """Return a reader of a worker's events so far.
+
+        Args:
+            worker_id: the name of its folder.
+            within_s: seconds after which the reader stops, and says so in ``stopped``; None reads to the end.
 
         Raises:
             WorkerNotFoundError: there is no such worker.
         """
-        return EventReader(partial(open_alone, self._folder(worker_id), [METRICS_FILE]))
+        return EventReader(partial(open_alone, self._folder(worker_id), [METRICS_FILE]), within_s=within_s)
 
     def files(self, worker_id: str) -> Sequence[FileEntry]:
         """Return names and sizes of a worker's plain files, of the first few hundred.
@@ -237,7 +242,7 @@ class StoreReader:
             return held.metadata
         try:
             with open_plain(self._folder(worker_id), [METADATA_FILE]) as file:
-                metadata = schema.decode(file.read())
+                metadata = schema.decode(file.read(_LONGEST_METADATA))
         except (OSError, FileRefusedError, WorkerNotFoundError) as error:
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:
                 raise

@@ -11,7 +11,7 @@ import msgspec
 from langchain_swarmlet_metrics.events import parse_timestamp
 from langchain_swarmlet_metrics.folder import METRICS_FILE, RESULT_FILE
 from langchain_swarmlet_metrics.imitation import quote_imitations
-from langchain_swarmlet_metrics.scrub import one_line
+from langchain_swarmlet_metrics.scrub import one_line, scrub_value
 from langchain_swarmlet_metrics.summary import count, digest, format_duration, summarize
 
 if TYPE_CHECKING:
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _OPEN = ("created", "running")
 _ABOUT = 200
 _OPEN_SHOWN = 20
+_WITHIN_S = 5.0
 RESULT_LIMIT = 1_000_000
 """Bytes of a result that the tier 1 text shows; ``result.txt`` has all of them."""
 
 # Control characters but for tab and line feed, and what reorders or breaks lines.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
@@ -117,13 +118,14 @@ def _silent_ms(store: ArtifactStore, metadata: Metadata) -> int:
 def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return the digest of a worker's ``metrics.jsonl``, from what is in it now."""
     metadata, status = _as_it_is_now(store, metadata)
-    events = store.events(metadata.worker_id)
+    events = store.events(metadata.worker_id, within_s=_WITHIN_S)
     summary = summarize(events)
     return digest(
         metadata,
         status,
         summary,
         skipped=events.skipped,
+        stopped=events.stopped,
         elapsed_ms=elapsed_ms(store, metadata, status),
         open_calls=_open_calls(store, metadata, status),
     )
@@ -133,7 +135,8 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return ``metadata.json`` as a reader should see it.
 
     With the derived status and the execution time so far; of a worker that has not ended also with the totals so far,
-    which its file does not have yet, and its open calls, the longest first.
+    which its file does not have yet, and its open calls, the longest first. Of long texts and a large ``config``, as
+    others than this package may have written, only the beginning is shown.
     """
     metadata, status = _as_it_is_now(store, metadata)
     elapsed = elapsed_ms(store, metadata, status)
@@ -144,14 +147,18 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
     }
     if metadata.duration_ms is None:
         shown |= _so_far(store, metadata, status)
-    return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()
+    return msgspec.json.format(msgspec.json.encode(scrub_value(shown)), indent=2).decode()
 
 
 def _so_far(store: ArtifactStore, metadata: Metadata, status: str) -> dict[str, Any]:
-    summary = summarize(store.events(metadata.worker_id))
+    events = store.events(metadata.worker_id, within_s=_WITHIN_S)
+    summary = summarize(events)
     calls = sorted(_open_calls(store, metadata, status), key=lambda item: -item[1])
     return {
         "totals": msgspec.to_builtins(summary.totals),
+        **(
+            {"totals_of": "the first events, as metrics.jsonl is too long to be read in time"} if events.stopped else {}
+        ),
         "open_calls": [msgspec.to_builtins(call) | {"age_ms": age_ms} for call, age_ms in calls[:_OPEN_SHOWN]],
         "open_calls_in_all": len(calls),
     }

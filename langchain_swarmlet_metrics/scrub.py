@@ -137,6 +137,12 @@ def error_text(error: BaseException | object) -> str:
     return line if line or not isinstance(error, BaseException) else type(error).__name__
 
 
+def clean(text: str, limit: int) -> str:
+    """Return a text of several lines without its secrets, cut as by `one_line`; it encodes as UTF-8."""
+    head, hidden = _scrubbed_head(text, limit)
+    return _capped(_SURROGATE.sub(_escape, head), limit, hidden)
+
+
 def identifier(name: object) -> str:
     """Return a name of a tool, model or phase as `one_line` does, ``unknown`` for None and blanks; never raises."""
     if type(name) is str and len(name) <= _IDENTIFIER_LIMIT:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Count
+from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Count, require_timestamp
 
 
 class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,9 +55,12 @@ def encode(snapshot: Snapshot) -> bytes:
 def decode(text: bytes) -> Snapshot | None:
     """Decode ``inflight.json``, or return None for text that is no snapshot."""
     try:
-        return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        snapshot = _decoder.decode(text)
+        for call in snapshot.calls:
+            require_timestamp(call.start_ts)
+    except (ValueError, RecursionError):
         return None
+    return snapshot
 
 
 def json_schema() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from langchain_swarmlet_metrics.folder import (
 )
 from langchain_swarmlet_metrics.metadata import Metadata, Process
 from langchain_swarmlet_metrics.reader import StoreReader, WorkerNotFoundError
-from langchain_swarmlet_metrics.scrub import error_text, one_line, scrub, scrub_value
+from langchain_swarmlet_metrics.scrub import clean, error_text, one_line, scrub_value
 from langchain_swarmlet_metrics.trace import NO_TRACE, Trace
 from langchain_swarmlet_metrics.transcript import Transcript
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.events import Event
     from langchain_swarmlet_metrics.metadata import Parent, Status
     from langchain_swarmlet_metrics.snapshot import Snapshot
+
+_LONGEST_TEXT = 1_000_000  # of a task or summary, so that readers never find metadata.json too long
 
 
 class NotRecordedError(OSError):
@@ -86,7 +88,7 @@ class ArtifactStore(StoreReader):
         Where the index cannot be written the worker has no number, and can be read by the name of its folder only.
 
         Args:
-            task: what the worker is asked to do; kept without its secrets.
+            task: what the worker is asked to do; its first million characters are kept, without their secrets.
             owner_id: whose worker it is.
             config: the user's own notes; kept without their secrets.
             parent: who spawned it.
@@ -99,7 +101,7 @@ class ArtifactStore(StoreReader):
             NotRecordedError: the folder cannot be made or written.
         """
         now_ns = time.time_ns()
-        stored_task = _clean(task) if store_task else None
+        stored_task = clean(task, _LONGEST_TEXT) if store_task else None
         metadata = Metadata(
             worker_id=folder_name(now_ns, stored_task or ""),
             owner_id=owner_id,
@@ -169,13 +171,13 @@ class ArtifactStore(StoreReader):
             elapsed_ns: how long it ran, in nanoseconds.
             result: its answer, kept as it is in ``result.txt``; None when it has none.
             error: what went wrong; kept as one line without secrets.
-            summary: kept without secrets.
+            summary: kept as the task is.
         """
         metadata.status = status
         began_ns = time.time_ns() if metadata.started_at is None else time_ns(metadata.started_at)
         _, metadata.finished_at, metadata.duration_ms = span(began_ns, elapsed_ns)
         metadata.error = None if error is None else one_line(error)
-        metadata.summary = None if summary is None else _clean(summary)
+        metadata.summary = None if summary is None else clean(summary, _LONGEST_TEXT)
         self.write(metadata, result)
 
     def write(self, metadata: Metadata, result: str | None = None) -> None:
@@ -242,8 +244,3 @@ class ArtifactStore(StoreReader):
         except WorkerNotFoundError as error:
             msg = f"{error}; events are appended to a worker that ArtifactStore.create has made"
             raise FileNotFoundError(msg) from None
-
-
-def _clean(text: str) -> str:
-    """Take the secrets out of a text, and make it one that encodes as UTF-8."""
-    return scrub(text).encode(errors="backslashreplace").decode()

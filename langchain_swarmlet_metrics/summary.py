@@ -25,6 +25,11 @@ LISTED_CALLS = 5
 LISTED_GROUPS = 8
 """How many phases, models and tools a digest names; a summary counts them all."""
 
+OTHER_NAMES = "(other names)"
+"""Sums up the calls of all further names, once there are a thousand in a summary."""
+
+_GROUPS_KEPT = 1000
+_NAME_KEPT = 200
 _ROUNDING_MS = 2  # milliseconds are rounded one by one, so that sums may differ by a little
 _NAME_LIMIT = 60
 _LINE_LIMIT = 200
@@ -80,7 +85,7 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 class Aggregator:
-    """Sum up events as they come; memory grows with the number of different names and gaps, hardly with the events."""
+    """Sum up events as they come; memory grows with the number of gaps between them, hardly with the events."""
 
     def __init__(self) -> None:
         self._sums = Summary()
@@ -144,6 +149,7 @@ def digest(
     summary: Summary,
     *,
     skipped: int = 0,
+    stopped: bool = False,
     elapsed_ms: int | None = None,
     open_calls: Sequence[tuple[StartedCall, int]] = (),
 ) -> str:
@@ -154,6 +160,7 @@ def digest(
         status: its status as readers see it, ``lost`` included.
         summary: the sums of its events.
         skipped: how many lines of its ``metrics.jsonl`` could not be read.
+        stopped: whether there was no time to read that file to its end.
         elapsed_ms: the time so far of a worker whose duration is not known yet, milliseconds.
         open_calls: its calls that have started and not ended, each with its age in milliseconds.
     """
@@ -166,7 +173,7 @@ def digest(
         *group_lines("Tool calls by tool", summary.by_tool),
         *slowest_lines(summary),
         *failure_lines(summary),
-        *unknown_lines(metadata, summary, skipped),
+        *unknown_lines(metadata, summary, skipped, stopped=stopped),
     ]
     return "\n".join(lines)
 
@@ -248,7 +255,7 @@ def failure_lines(summary: Summary) -> list[str]:
     return _section(f"Failures (first {len(failures)} of {summary.totals.errors})" if more else "Failures", failures)
 
 
-def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> list[str]:
+def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0, *, stopped: bool = False) -> list[str]:
     """Say what the numbers leave out: what the events themselves tell, and what only their collector knew."""
     told, noted = summary.completeness, metadata.completeness
     gaps = [
@@ -262,7 +269,10 @@ def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> lis
         ),
         (skipped, "line", "of metrics.jsonl could not be read: not counted"),
     ]
-    return _section("Not known", [f"{count(number, noun)} {what}" for number, noun, what in gaps if number])
+    items = [f"{count(number, noun)} {what}" for number, noun, what in gaps if number]
+    if stopped:
+        items.append("metrics.jsonl is too long to be read in time: only its first events are counted")
+    return _section("Not known", items)
 
 
 def format_duration(ms: int) -> str:
@@ -309,8 +319,11 @@ def _rounded(ms: int, unit: int) -> int:
 
 
 def _add_to(groups: dict[str, Group], name: str, event: Event, self_ms: int) -> None:
+    name = name[:_NAME_KEPT]
     if name not in groups:
-        groups[name] = Group()
+        if len(groups) >= _GROUPS_KEPT:
+            name = OTHER_NAMES
+        groups.setdefault(name, Group())
     groups[name].add(event)
     groups[name].self_ms += self_ms
 

@@ -14,7 +14,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langchain_swarmlet_metrics.eventlog import EventWriter, is_locked, read_events
+from langchain_swarmlet_metrics.eventlog import EventReader, EventWriter, is_locked, read_events
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, encode
 from tests.processes import output_of, outputs_of, running
 
@@ -395,3 +395,15 @@ async def test_writing_passes_on_an_event_loop(path):
         writer.extend(EVENTS[1:])
     writer.close()
     assert list(read_events(path)) == EVENTS
+
+
+def test_a_reader_that_runs_out_of_time(path):
+    """A reader stops when its time is up, in the middle of an endless line as well, and says so."""
+    with closing(EventWriter(path)) as writer:
+        writer.extend(EVENTS)
+    reader = EventReader(lambda: path.open("rb"), within_s=60)
+    assert (list(reader), reader.stopped) == (EVENTS, False)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    reader = EventReader(lambda: path.open("rb"), within_s=0.2)
+    assert (list(reader), reader.stopped, reader.skipped) == (EVENTS, True, 1)

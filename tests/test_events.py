@@ -152,6 +152,32 @@ def test_timestamp():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "2025-13-01T00:00:00Z",
+        "x" * 10_000,
+        "\ud800",
+    ],
+)
+def test_a_text_that_is_no_timestamp(text):
+    """A text that is no time, or a time that does not exist in UTC, is a ValueError."""
+    for read in (events.parse_timestamp, events.time_ns, events.require_timestamp):
+        with pytest.raises(ValueError):  # noqa: PT011 - the message is Python's own
+            read(text)
+
+
+def test_a_timestamp_on_two_lines():
+    """Python reads a time with a line break in it; such a one is not shown as it is."""
+    assert events.parse_timestamp("2025-12-15\n04:08:08Z")
+    with pytest.raises(ValueError, match="is no timestamp"):
+        events.require_timestamp("2025-12-15\n04:08:08Z")
+
+
+@pytest.mark.parametrize(
     ("value", "count"),
     [
         *[(0, 0), (12, 12), (12.0, 12), (2**53, 2**53), (2**53 + 1, None), (-1, None), (1.5, None), (True, None)],

@@ -28,6 +28,7 @@ from langchain_swarmlet_metrics.folder import (
     replace_file,
     require_writable,
 )
+from tests.deep import deep_folders
 
 SECRET = b"nobody may read this"
 TRAPS = ["link", "loop", "relative link", "linked folder", "hard link", "fifo", "dangling"]
@@ -330,6 +331,18 @@ def test_list_files_is_bounded(tmp_path):
     for number in range(400):
         (tmp_path / f"{number:03}").touch()
     assert [entry.name for entry in list_files(tmp_path)] == [f"{number:03}" for number in range(300)]
+
+
+def test_list_files_looks_at_some_thousands_at_most(tmp_path, monkeypatch):
+    """Folders without any file, in any number and depth, do not keep a reader busy."""
+    for limit in (50, 10_000):
+        monkeypatch.setattr(folders, "_MOST_ENTRIES", limit)
+        with deep_folders(tmp_path):
+            assert list_files(tmp_path) == []
+    for number in range(60):
+        (tmp_path / f"{number:02}").touch()
+    monkeypatch.setattr(folders, "_MOST_ENTRIES", 50)
+    assert 0 < len(list_files(tmp_path)) <= 50
 
 
 # Writing

@@ -26,7 +26,7 @@ def test_round_trip():
     """Metadata reads back as it was, is valid against its schema, and has every key."""
     written = Metadata(
         worker_id="w",
-        created_at="now",
+        created_at="2025-12-15T04:08:08.123456Z",
         config={"a": [1, None]},
         parent=Parent(worker_id="p", event_id=3),
         process=Process.current(),
@@ -35,6 +35,31 @@ def test_round_trip():
     assert metadata.decode(text) == written
     jsonschema.validate(json.loads(text), metadata.json_schema())
     assert len(json.loads(text)) == len(metadata.json_schema()["$defs"]["Metadata"]["properties"]) == 19
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created_at": "now"},
+        {"started_at": "2025-12-15\n04:08:08"},
+        {"finished_at": "0001-01-01T00:00:00+23:59"},
+        {"duration_ms": -1},
+        {"duration_ms": 2**53 + 1},
+        {"status": "lost"},
+        {"totals": []},
+    ],
+)
+def test_what_no_worker_writes(changes):
+    """A file whose times and numbers cannot be what a worker wrote is damaged."""
+    known = json.loads(metadata.encode(Metadata(worker_id="w", created_at="2025-12-15T04:08:08.123456Z")))
+    assert metadata.decode(json.dumps(known).encode()) is not None
+    assert metadata.decode(json.dumps(known | changes).encode()) is None
+
+
+def test_an_error_is_one_line():
+    """An error that somebody else wrote is on one line, as ours are."""
+    written = Metadata(worker_id="w", created_at="2025-12-15T04:08:08.123456Z", error="one\ntwo\u2028three\x1b[2J")
+    assert metadata.decode(metadata.encode(written)).error == "one two three\\x1b[2J"
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"worker_id":1}', b"\xff", b"[" * 100_000])

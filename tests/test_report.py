@@ -244,7 +244,7 @@ def test_line_text_prefers_the_summary(tmp_path):
         ("\x1b]0;title\x07\x1b[2J", "\\x1b]0;title\\x07\\x1b[2J"),
         ("over\rwritten\x08\x7f", "over\\rwritten\\x08\\x7f"),
         ("\x9b31m\u2028\u2029", "\\x9b31m\\u2028\\u2029"),
-        ("evil\u202etxt.exe\u2066\u200f", "evil\\u202etxt.exe\\u2066\\u200f"),
+        ("evil\u202etxt.exe\u2066\u200f\u061c", "evil\\u202etxt.exe\\u2066\\u200f\\u061c"),
         ("\ud800", "\\ud800"),
     ],
 )

@@ -122,6 +122,17 @@ def test_secrets_are_kept_out(store):
     assert "bad key [redacted]" in content
 
 
+def test_long_texts_are_cut(store):
+    """Of a task and a summary a million characters are kept, so that metadata.json can always be read again."""
+    text = "\x00" * 1_500_000
+    metadata = store.create(text)
+    store.complete(metadata, status="success", elapsed_ns=0, summary=text)
+    assert store.read(metadata.job_id) == metadata
+    assert 999_000 < len(metadata.task) == len(metadata.summary) <= 1_000_000
+    assert metadata.task.endswith(" more characters)")
+    assert (store.root / metadata.worker_id / "metadata.json").stat().st_size < 16 << 20
+
+
 def test_a_task_that_is_not_stored(store):
     """Without `store_task` neither the name nor the file tells the task."""
     metadata = store.create("top secret", store_task=False)

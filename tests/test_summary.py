@@ -14,6 +14,7 @@ from langchain_swarmlet_metrics.metadata import Completeness, Metadata
 from langchain_swarmlet_metrics.summary import (
     LISTED_CALLS,
     LISTED_GROUPS,
+    OTHER_NAMES,
     Aggregator,
     Group,
     Summary,
@@ -211,6 +212,16 @@ def test_groups_beyond_the_cap_are_counted_together():
     assert len(lines) == 2 + LISTED_GROUPS + 1
 
 
+def test_a_summary_of_endless_names_is_bounded():
+    """Beyond a thousand names all other calls are summed up together, and of a long name the beginning is kept."""
+    calls = [tool(f"{number} {'x' * 1000}") for number in range(1200)]
+    summary = summarize(calls)
+    assert len(summary.by_tool) == 1001
+    assert summary.by_tool[OTHER_NAMES].calls == 200
+    assert max(map(len, summary.by_tool)) == 200
+    assert summary.totals.tool_calls == 1200
+
+
 def test_groups_with_equal_times_are_sorted_by_name():
     """The order of a digest doesn't depend on the order of equal events."""
     assert group_lines("T", summarize([tool("b"), tool("a")]).by_tool) == group_lines(
@@ -232,6 +243,11 @@ def test_what_is_not_known_is_listed():
         "- 2 calls started after the worker had ended: not counted",
         "- 1 event could not be written or handed on, so maybe not counted (metrics.jsonl: full)",
         "- 3 lines of metrics.jsonl could not be read: not counted",
+    ]
+    assert unknown_lines(worker(), summarize([]), stopped=True) == [
+        "",
+        "Not known:",
+        "- metrics.jsonl is too long to be read in time: only its first events are counted",
     ]
 
 
