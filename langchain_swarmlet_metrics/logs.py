@@ -25,6 +25,7 @@ import msgspec
 from langchain_swarmlet_metrics import modes
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
 from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
+from langchain_swarmlet_metrics.scrub import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,11 +191,12 @@ def warn(message: str, *args: object) -> None:
 
     Args:
         message: the text, with ``%s`` where an argument goes.
-        *args: what a model may have written: each ``=`` in it becomes ``\x3d``, so that no search for a field finds it.
+        *args: what a model may have written: each is put on one line, and each ``=`` in it becomes ``\x3d``, so that no
+            search for a field finds it.
     """
     if _logger.isEnabledFor(logging.WARNING):
         file, line, caller, _ = _logger.findCaller(stacklevel=2)
-        values = tuple(str(arg).replace("=", r"\x3d") for arg in args)
+        values = tuple(_NOT_PLAIN.sub(_escape, one_line(arg)).replace("=", r"\x3d") for arg in args)
         record = _logger.makeRecord(LOGGER_NAME, logging.WARNING, file, line, message, values, None, caller)
         with contextlib.suppress(Full):
             _warnings.send((copy_context(), record))
@@ -309,7 +311,8 @@ def _json_line(fields: dict[str, Any]) -> str:
     except _NOT_JSON:
         encodable = {_valid(key): _encodable(value) for key, value in fields.items()}
         line = _json_encoder.encode(encodable).decode()
-    return line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":"))
+    plain = line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":"))
+    return plain.replace("\x7f", r"\u007f")  # the one control character that JSON leaves as it is
 
 
 def _encodable(value: Any) -> Any:
