@@ -23,6 +23,12 @@ def fail(text: str) -> str:
     raise ValueError(text)
 
 
+@tool
+def repeat(text: str) -> dict[str, str]:
+    """Return what it was given."""
+    return {"output": text, text: ""}
+
+
 def failing_sink(text):
     """Return a factory of sinks that raise an error with a text."""
 
@@ -37,13 +43,15 @@ def failing_sink(text):
 
 def record(root, model, text):
     """Run workers that meet a text in every way there is, and return the folder of the one that kept it as result."""
-    runner = WorkerRunner(root, summarizer=lambda prompt: text, sinks=[failing_sink(text)])
+    capturing = WorkerRunner(root, summarizer=lambda prompt: text, sinks=[failing_sink(text)], capture_content=True)
+    runner = WorkerRunner(root)
     config = {"note": text, "nested": [{text: {"headers": text}}]}
-    with runner.worker(text, config=config) as worker:
+    with capturing.worker(text, config=config) as worker:
         with suppress(ValueError):
             fail.invoke({"text": text})
+        repeat.invoke({"text": text})
         with suppress(openai.AuthenticationError):
-            model.invoke("hello")
+            model.invoke([("system", text), ("human", text), ("ai", text)])
         worker.collector.record_tool_call(tool_name=text, start_ts=1.0, end_ts=2.0, error=text)
         worker.collector.record_llm_call(phase=text, model=text, start_ts=1.0, end_ts=2.0, agent=text, provider=text)
         worker.result = text
@@ -78,6 +86,8 @@ def test_no_secret_is_written(tmp_path, told):
     assert not found
     events = [json.loads(line) for path in tmp_path.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     assert {event.get("error_type") for event in events} >= {"ValueError", "OpenAIAuthenticationError"}
+    captured = [path.parent.name for path in tmp_path.rglob("*.*") if path.name.startswith(("thread", "00"))]
+    assert captured.count("tool_calls") >= 2 * len(SECRETS)
     assert log.read_text().count("error=") > 4 * len(SECRETS)
     assert "WARNING" in log.read_text()
 
