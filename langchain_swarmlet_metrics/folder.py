@@ -11,10 +11,11 @@ import unicodedata
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from langchain_swarmlet_metrics import modes, owners
 from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.listing import TEMPORARY, list_files
 from langchain_swarmlet_metrics.settings import DATA_PATH_VARIABLE
 
 if TYPE_CHECKING:
@@ -31,11 +32,8 @@ TOOL_FOLDER = "tool_calls"
 _SLUG_LENGTH = 30
 _LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more
 _LONGEST_PATH = 4096
-_MOST_FILES = 300
 _MOST_TOOL_FILES = 1000
-_MOST_ENTRIES = 10_000
 _NAMES_SHOWN = 10
-_TEMPORARY = ".tmp"
 
 # Every step is made from the folder before it, so that nobody can swap a part of the path in between. Windows can't.
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -51,13 +49,6 @@ _READ_FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIREC
 
 class FileRefusedError(ValueError):
     """A file name that does not name a plain file inside the worker's folder."""
-
-
-class FileEntry(NamedTuple):
-    """Name a file of a worker, relative to its folder and with ``/``, and its size in bytes."""
-
-    name: str
-    size: int
 
 
 def make_root(path: Path, file_mode: int = modes.PRIVATE) -> Path:
@@ -189,41 +180,6 @@ def open_plain(folder: Path, parts: Sequence[str]) -> BinaryIO:
         raise
 
 
-def list_files(folder: Path) -> list[FileEntry]:
-    """Return a folder's plain files by name, the first few hundred of them; symbolic links are not followed.
-
-    However many files and folders there are, only the first thousands are looked at.
-    """
-    found: list[FileEntry] = []
-    folders, left = [folder], _MOST_ENTRIES
-    while folders and left > 0 and len(found) < _MOST_FILES:
-        inside: list[Path] = []
-        for entry in _entries(folders.pop(), left):
-            left -= 1
-            path = Path(entry.path)
-            with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    inside.append(path)
-                elif entry.is_file(follow_symlinks=False) and not _is_temporary(entry.name):
-                    size = entry.stat(follow_symlinks=False).st_size
-                    found.append(FileEntry(path.relative_to(folder).as_posix(), size))
-        folders += reversed(inside)
-    return found[:_MOST_FILES]
-
-
-def _entries(folder: Path, limit: int) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, by name, of a huge one only a part; nothing when it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(islice(entries, limit), key=lambda entry: entry.name)
-    except OSError:
-        return []
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(_TEMPORARY)
-
-
 def captured_files(folder: Path) -> list[str]:
     """Return where captured content is in a folder: the conversations, and a thousand tool calls at most."""
     names: list[str] = []
@@ -244,7 +200,7 @@ def replace_file(path: Path, content: bytes, mode: int = modes.PRIVATE) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    descriptor, temporary = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+    descriptor, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -18,14 +18,13 @@ from langchain_swarmlet_metrics.folder import (
     METADATA_FILE,
     METRICS_FILE,
     RESULT_FILE,
-    FileEntry,
     FileRefusedError,
-    list_files,
     make_root,
     open_alone,
     open_file,
     open_plain,
 )
+from langchain_swarmlet_metrics.listing import FileEntry, list_files
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.modes import PRIVATE, checked_file_mode
 from langchain_swarmlet_metrics.overlay import Overlay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -42,3 +43,8 @@ def _settle(future: Future[Any], fn: Callable[..., Any], args: Any, kwargs: Any)
         future.set_exception(error)
     else:
         future.set_result(answer)
+
+
+async def in_thread(function: Callable[..., None], **options: Any) -> None:
+    """Run a function in a thread, to its end even when whoever waits is cancelled."""
+    await asyncio.shield(asyncio.to_thread(function, **options))

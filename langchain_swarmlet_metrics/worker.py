@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import threading
 import weakref
 from asyncio import CancelledError
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from langchain_swarmlet_metrics.folder import METRICS_FILE
 from langchain_swarmlet_metrics.keeper import Keeper
 from langchain_swarmlet_metrics.state import Ending, WorkerState, describe
 from langchain_swarmlet_metrics.store import NotRecordedError
+from langchain_swarmlet_metrics.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
     from langchain_swarmlet_metrics.metadata import Metadata
     from langchain_swarmlet_metrics.runner import WorkerRunner
-
-_NOTE_LATE_AFTER_S = 0.25
 
 _alive: weakref.WeakSet[Worker] = weakref.WeakSet()
 
@@ -67,8 +65,7 @@ class Worker(WorkerState):
         self._writer: EventWriter | None = None
         self._watch: pulse.Watch | None = None
         self._attached: tuple[MetricsCallbackHandler | None] | None = None
-        self._noting_late: threading.Timer | None = None
-        self._late_lock = threading.Lock()
+        self._is_noting_late = False
         self._text: str | None = None
         self._is_done = False
         self._keeper = Keeper(runner.store, self._lock, self._known)
@@ -118,13 +115,13 @@ class Worker(WorkerState):
             if self._stop(error):
                 summarizer = self._summarizer()
                 try:
-                    await _in_thread(self._complete, last=summarizer is None)
+                    await in_thread(self._complete, last=summarizer is None)
                     if summarizer is not None:
                         with self._summarizing():
                             self._summary = await agents.asummarize(summarizer, self.task, self._answer() or "")
                 finally:
                     if summarizer is not None:
-                        await _in_thread(self._complete, last=True)
+                        await in_thread(self._complete, last=True)
         finally:
             self._detach()
 
@@ -181,22 +178,23 @@ class Worker(WorkerState):
             if self._created is not None:
                 return
             self._refuse_after_end()
-            owner_id, parent = self._runner.owner_id, inflight.enclosing_worker()
-            trace = inflight.enclosing_trace(self._traceparent)
+            owner_id = self._runner.owner_id
             refused: list[OSError] = []
             try:
                 self._created = self._runner.store.create(
                     self.task,
                     owner_id=owner_id,
                     config=None if self._config is None else dict(self._config),
-                    parent=parent,
-                    trace=trace,
+                    parent=inflight.enclosing_worker(),
+                    trace=inflight.enclosing_trace(self._traceparent),
                     opening=partial(self._open_writer, refused=refused),
                     store_task=self._runner.store_task,
                 )
             except NotRecordedError as error:
                 self._created = error.metadata
-                self._close_writer()
+                if self._writer is not None:
+                    self._writer.close()
+                    self._writer = None
                 self._keeper.hold(error, try_again=False)
             except BaseException as error:
                 self._end_before_start(error)
@@ -210,12 +208,6 @@ class Worker(WorkerState):
             self._writer = self._runner.store.writer(worker_id)  # locked from now on: unlocked is lost
         except OSError as error:
             refused.append(error)
-
-    def _close_writer(self) -> None:
-        """Close the writer of a folder that could not be kept."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     def start(self) -> None:
         """Make the worker ``running``: open its ``metrics.jsonl`` and build its sinks; without touching the context.
@@ -361,11 +353,14 @@ class Worker(WorkerState):
 
     def _note_late(self) -> None:
         """Have ``metadata.json`` say soon how many calls came late; in a thread, as callbacks must not write."""
-        with self._late_lock:
-            if self._noting_late is None or not self._noting_late.is_alive():
-                self._noting_late = threading.Timer(_NOTE_LATE_AFTER_S, self._save)
-                self._noting_late.daemon = True
-                self._noting_late.start()
+        if not self._is_noting_late:
+            self._is_noting_late = True
+            pulse.try_again(self._save_late)
+
+    def _save_late(self) -> bool:
+        self._is_noting_late = False
+        self._save()
+        return True
 
     def _copy_totals(self) -> None:
         self.metadata.totals, self.metadata.completeness = copy(self.totals), copy(self.completeness)
@@ -391,11 +386,6 @@ class Worker(WorkerState):
 
     def _known(self) -> tuple[Metadata, str | None]:
         return self.metadata, None if self._ended is None else self._answer()
-
-
-async def _in_thread(function: Callable[..., None], **options: Any) -> None:
-    """Run a function in a thread, to its end even when whoever waits is cancelled."""
-    await asyncio.shield(asyncio.to_thread(function, **options))
 
 
 @atexit.register

@@ -16,11 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics import folder as folders
+from langchain_swarmlet_metrics import listing
 from langchain_swarmlet_metrics.folder import (
-    FileEntry,
     FileRefusedError,
     folder_name,
-    list_files,
     make_folder,
     make_root,
     open_file,
@@ -28,6 +27,7 @@ from langchain_swarmlet_metrics.folder import (
     replace_file,
     require_writable,
 )
+from langchain_swarmlet_metrics.listing import FileEntry, list_files
 from tests.deep import deep_folders
 
 SECRET = b"nobody may read this"
@@ -336,12 +336,12 @@ def test_list_files_is_bounded(tmp_path):
 def test_list_files_looks_at_some_thousands_at_most(tmp_path, monkeypatch):
     """Folders without any file, in any number and depth, do not keep a reader busy."""
     for limit in (50, 10_000):
-        monkeypatch.setattr(folders, "_MOST_ENTRIES", limit)
+        monkeypatch.setattr(listing, "_MOST_ENTRIES", limit)
         with deep_folders(tmp_path):
             assert list_files(tmp_path) == []
     for number in range(60):
         (tmp_path / f"{number:02}").touch()
-    monkeypatch.setattr(folders, "_MOST_ENTRIES", 50)
+    monkeypatch.setattr(listing, "_MOST_ENTRIES", 50)
     assert 0 < len(list_files(tmp_path)) <= 50
 
 

@@ -24,7 +24,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics import handler as handlers
-from langchain_swarmlet_metrics import inflight, metadata, report
+from langchain_swarmlet_metrics import inflight, metadata, pulse, report
 from langchain_swarmlet_metrics.collector import get_metrics_collector
 from langchain_swarmlet_metrics.eventlog import is_locked
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, parse_timestamp
@@ -453,7 +453,7 @@ def test_late_calls_are_not_recorded(runner, loopback):
         handler = MetricsCallbackHandler(worker.collector)
     for _ in range(3):
         model.invoke("hello", config={"callbacks": [handler]})
-    worker._noting_late.join(10)
+    pulse.try_a_last_time()
     assert worker.completeness.late_calls == on_disk(worker).completeness.late_calls == 3
     assert read_lines(worker.dir / "metrics.jsonl") == []
 
