@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 DEMO_ROOT ?= demo-data
+FUZZ_SECONDS ?= 600
 export TMPDIR := $(shell mkdir -p .tmp && pwd)/.tmp
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-lowest torture lint bench conformance conformance-recorded clean
+.PHONY: demo test test-lowest torture fuzz lint bench conformance conformance-recorded clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/swarmlet-metrics --root $(DEMO_ROOT) demo
@@ -34,6 +35,10 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Finds inputs that readers of worker folders, or tools, don't answer well; those of earlier runs are in .fuzz.
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 bench: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/callbacks.py
 
@@ -45,6 +50,7 @@ conformance-recorded: $(VENV)/conformance.stamp
 
 $(VENV)/demo.stamp: EXTRAS := demo
 $(VENV)/test.stamp: EXTRAS := test
+$(VENV)/fuzz.stamp: EXTRAS := test,fuzz
 $(VENV)/lint.stamp: EXTRAS := test,lint
 $(VENV)/conformance.stamp: EXTRAS := conformance
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
@@ -60,4 +66,4 @@ $(LOWEST)/test.stamp: pyproject.toml tests/lowest.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(TMPDIR) $(DEMO_ROOT) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(TMPDIR) $(DEMO_ROOT) .coverage .coverage.* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache

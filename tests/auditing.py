@@ -31,3 +31,27 @@ def watching():
         yield seen
     finally:
         _watchers.remove(seen)
+
+
+def opened_outside(seen, root, folders):
+    """Return what was opened that is neither the index nor, without following a link, in one of the folders.
+
+    Args:
+        seen: what `watching` has collected.
+        root: the folder of the worker folders.
+        folders: the worker folders that may be opened.
+    """
+    known = {str(root), *map(str, folders)}
+    index = (str(root / "index.sqlite3"), f"{root.as_uri()}/index.sqlite3")
+
+    def is_inside(event, path, flags):
+        if path in known or path.startswith(index):
+            return True
+        if event == "os.scandir":
+            return os.path.realpath(path).startswith(tuple(f"{folder}/" for folder in folders))
+        if not flags & os.O_NOFOLLOW:
+            return False
+        parent, _, name = path.rpartition("/")  # without a parent, it is a step from a folder that is inside
+        return name not in ("", ".", "..") and parent in {"", *known}
+
+    return [entry for entry in seen if not is_inside(*entry)]

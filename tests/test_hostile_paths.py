@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics.runner import WorkerRunner
-from tests.auditing import watching
+from tests.auditing import opened_outside, watching
 
 pytest.importorskip("fcntl")
 
@@ -94,28 +94,11 @@ def place(tmp_path_factory):
     shutil.rmtree(root)
 
 
-def opened_outside(seen, folder):
-    """Return what was opened that is neither the index nor, without following a link, in the worker's folder."""
-    root = folder.parent
-    known = {str(root), str(root / "index.sqlite3"), str(folder)}
-    outside = []
-    for event, path, flags in seen:
-        if event == "sqlite3.connect" or path in known or path.startswith(f"{root.as_uri()}/index.sqlite3"):
-            continue
-        if event == "open" and "/" not in path and path not in ("", ".", ".."):
-            if flags & os.O_NOFOLLOW:  # a step from a folder that is inside
-                continue
-        elif event == "os.scandir" and os.path.realpath(path).startswith(f"{folder}/"):
-            continue
-        outside.append((event, path, flags))
-    return outside
-
-
 def check(place, file_path, **part):
     """Ask for a file, and see that nothing outside was opened, and none of it came back."""
     with watching() as seen:
         answer = place.tool.invoke({"job_id": 1, "file_path": file_path, **part})
-    assert opened_outside(seen, place.folder) == []
+    assert opened_outside(seen, place.folder.parent, [place.folder]) == []
     assert isinstance(answer, str)
     assert CANARY not in answer
     assert "root:" not in answer
