@@ -1,4 +1,4 @@
-"""The command line ``swarmlet-metrics``: list workers, show one, run the demonstration."""
+"""The command line ``swarmlet-metrics``: list workers, show one, mend what is damaged, run the demonstration."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import argparse
 import os
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langchain_swarmlet_metrics import __version__, report, settings
-from langchain_swarmlet_metrics.folder import METRICS_FILE, THREAD_FILE, TOOL_FOLDER
+from langchain_swarmlet_metrics import __version__, doctor, remedies, report, settings
+from langchain_swarmlet_metrics.findings import Kind
+from langchain_swarmlet_metrics.folder import METRICS_FILE, THREAD_FILE, TOOL_FOLDER, require_writable
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.store import ArtifactStore
+from langchain_swarmlet_metrics.summary import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from langchain_swarmlet_metrics.findings import Finding
 
 _NAME = "swarmlet-metrics"
+_SHOWN = 5
 _STATUSES = ("created", "running", "success", "failed", "cancelled", "lost")
 
 
@@ -60,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("job", metavar="JOB", type=int, help="the job's number, as list shows it")
     showing.set_defaults(run=_show)
 
+    mending = commands.add_parser("doctor", help="say what is damaged, lost or left over, and mend it")
+    mending.add_argument("--fix", action="store_true", help="mend it, after a question")
+    mending.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    mending.add_argument("--all", action="store_true", help=f"show all findings, not the first {_SHOWN} of each kind")
+    mending.set_defaults(run=_doctor, refuse=mending.error)
+
     demo = commands.add_parser("demo", help="run a supervisor with three workers and show the three tiers")
     demo.add_argument("--live", action="store_true", help="use the real OpenAI API; needs OPENAI_API_KEY")
     demo.set_defaults(run=_demo)
@@ -100,6 +112,69 @@ def _show(options: argparse.Namespace) -> int:
         if name == METRICS_FILE or name in written:
             _print(str(store.root / metadata.worker_id / name))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.yes and not options.fix:
+        options.refuse("--yes goes with --fix")
+    store, most = _store(options), None if options.all else _SHOWN
+    if options.fix:
+        require_writable(store.root)
+    workers, findings = doctor.check(store)
+    if not findings:
+        print(f"All is well with {count(workers, 'worker')} in {store.root}.")
+        return 0
+    _print_first(((finding.kind, str(finding)) for finding in findings), most)
+    by_hand = sum(finding.kind is Kind.BY_HAND for finding in findings)
+    parts = [f"{count(len(findings), 'finding')} in {store.root}"]
+    parts += [f"{by_hand} of them to be seen to by hand"] if by_hand else []
+    parts += ["--fix does what stands behind the arrows"] if by_hand < len(findings) else []
+    _print("; ".join(parts))
+    if not options.fix or by_hand == len(findings) or not (options.yes or _is_wanted()):
+        return 1
+    return int(not _mend(store, findings, most) or by_hand > 0)
+
+
+def _is_wanted() -> bool:
+    """Ask whether to go ahead; where nobody can be asked, the answer is no."""
+    if not sys.stdin.isatty():
+        print("Nothing was changed: --fix asks at a terminal only; add --yes to go ahead without being asked.")
+        return False
+    try:
+        answer = input("Do what stands behind the arrows? [y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+        print()
+    if answer.strip().lower() in ("y", "yes"):
+        return True
+    print("Nothing was changed.")
+    return False
+
+
+def _mend(store: ArtifactStore, findings: Sequence[Finding], most: int | None) -> bool:
+    """Mend, say what was done, and tell whether all of it could be."""
+    failed = 0
+
+    def lines() -> Iterator[tuple[str, str]]:
+        nonlocal failed
+        for outcome in remedies.mend(store, findings):
+            failed += not outcome.is_done
+            yield f"{'done' if outcome.is_done else 'not done'}: {outcome.finding.kind}", str(outcome)
+
+    _print_first(lines(), most)
+    return not failed
+
+
+def _print_first(lines: Iterable[tuple[str, str]], most: int | None) -> None:
+    """Print lines, of each kind the first ones only, and count the others."""
+    counts: Counter[str] = Counter()
+    for kind, line in lines:
+        counts[kind] += 1
+        if most is None or counts[kind] <= most:
+            _print(line)
+    for kind, number in counts.items():
+        if most is not None and number > most:
+            print(f"{kind}: {number - most} more; --all shows them")
 
 
 def _demo(options: argparse.Namespace) -> int:

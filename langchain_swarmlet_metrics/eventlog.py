@@ -191,6 +191,12 @@ class EventReader:
                 elif line.strip():
                     self.skipped += 1
 
+    def count_unreadable(self) -> int:
+        """Read all of the file and return how many of its lines are no events."""
+        for _ in self:
+            pass
+        return self.skipped
+
 
 def read_events(path: Path) -> EventReader:
     """Return a reader of the events in a file; a missing file has none."""

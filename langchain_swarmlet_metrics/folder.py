@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 import unicodedata
 from contextlib import suppress
 from itertools import islice
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from langchain_swarmlet_metrics import modes, owners
-from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.events import parse_timestamp, timestamp
 from langchain_swarmlet_metrics.listing import TEMPORARY, list_files
 from langchain_swarmlet_metrics.settings import DATA_PATH_VARIABLE
 
@@ -29,6 +30,8 @@ SNAPSHOT_FILE = "inflight.json"
 THREAD_FILE = "thread.jsonl"
 TOOL_FOLDER = "tool_calls"
 
+_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_WORKER_ID_START = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_")
 _SLUG_LENGTH = 30
 _LONGEST_NAME = 255  # bytes of a file name; no usual file system takes more
 _LONGEST_PATH = 4096
@@ -123,6 +126,43 @@ def make_folder(root: Path, wanted: str, file_mode: int = modes.PRIVATE) -> str:
             modes.make_folder(root / name, modes.folder_mode(file_mode))
             return name
         number += 1
+
+
+def is_worker_id(name: str) -> bool:
+    """Tell whether a name can be that of a worker's folder."""
+    return _WORKER_ID.fullmatch(name) is not None
+
+
+def is_worker_folder(root: Path, worker_id: str) -> bool:
+    """Tell whether a name is that of a folder that can be a worker's; a symbolic link to one is not."""
+    path = root / worker_id
+    return is_worker_id(worker_id) and not path.is_symlink() and path.is_dir()
+
+
+def created_at(worker_id: str) -> str | None:
+    """Return when a worker's folder was made as its name tells, to the second, or None if the name is no such one."""
+    if not _WORKER_ID_START.match(worker_id):
+        return None
+    day, hour, minute, second = worker_id[:10], worker_id[11:13], worker_id[14:16], worker_id[17:19]
+    told = f"{day}T{hour}:{minute}:{second}.000000Z"
+    try:
+        parse_timestamp(told)
+    except ValueError:
+        return None
+    return told
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a file so that nobody reads it any more, and return its new path; nothing is overwritten.
+
+    Args:
+        path: the file.
+        why: a word for its new name, as in ``metadata.json.damaged-2025-12-15T04-08-08.123456Z``.
+    """
+    while True:
+        aside = path.with_name(f"{path.name.lstrip('.')}.{why}-{timestamp(time.time_ns()).replace(':', '-')}")
+        if not os.path.lexists(aside):
+            return path.rename(aside)
 
 
 def open_file(folder: Path, name: str) -> BinaryIO:

@@ -37,7 +37,7 @@ def list_files(folder: Path) -> list[FileEntry]:
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
                     inside.append(path)
-                elif entry.is_file(follow_symlinks=False) and not _is_temporary(entry.name):
+                elif entry.is_file(follow_symlinks=False) and not is_temporary(entry.name):
                     size = entry.stat(follow_symlinks=False).st_size
                     found.append(FileEntry(path.relative_to(folder).as_posix(), size))
         folders += reversed(inside)
@@ -53,5 +53,6 @@ def _entries(folder: Path, limit: int) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_temporary(name: str) -> bool:
+def is_temporary(name: str) -> bool:
+    """Tell whether a name is that of a file that `replace_file` is writing, or was when its process died."""
     return name.startswith(".") and name.endswith(TEMPORARY)

@@ -53,17 +53,22 @@ def status(folder: Path, metadata: Metadata, latest: Callable[[], Metadata | Non
 
 
 def last_sign(folder: Path, metadata: Metadata) -> datetime:
-    """Return when a worker's files were written last, or when it was created if they are gone."""
+    """Return when a worker's files were written last, or when it was created if they are gone.
+
+    That a worker is lost was written by another process: then it is when the worker finished.
+    """
+    if metadata.status == "lost" and metadata.finished_at is not None:
+        return parse_timestamp(metadata.finished_at)
     times = []
     for name in (METADATA_FILE, METRICS_FILE, SNAPSHOT_FILE):
-        with suppress(OSError):
+        with suppress(OSError, OverflowError, ValueError):  # a file system may know of the year 100,000
             times.append(datetime.fromtimestamp((folder / name).lstat().st_mtime, UTC))
     return max(times) if times else parse_timestamp(metadata.created_at)
 
 
 def open_calls(folder: Path, metadata: Metadata) -> Sequence[StartedCall]:
-    """Return the calls that were open at the latest sign of life of a worker that has not ended."""
-    if metadata.status not in OPEN_STATUSES:
+    """Return the calls that were open at the latest sign of life of a worker that has not ended, or is lost."""
+    if metadata.status not in {*OPEN_STATUSES, "lost"}:
         return []
     try:
         with open_alone(folder, [SNAPSHOT_FILE]) as file:

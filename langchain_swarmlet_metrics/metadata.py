@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+from contextlib import suppress
 from inspect import cleandoc
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Count, Event, LLMCall, require_timestamp
+from langchain_swarmlet_metrics.events import SCHEMA_VERSION, Count, Event, LLMCall, require_timestamp, time_ns
+from langchain_swarmlet_metrics.folder import METADATA_FILE, FileRefusedError, open_plain
 from langchain_swarmlet_metrics.scrub import one_line
 
-Status: TypeAlias = Literal["created", "running", "success", "failed", "cancelled"]
-"""A worker's status as its own process writes it. Readers add ``lost``: not ended, but nobody holds its lock."""
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Status: TypeAlias = Literal["created", "running", "success", "failed", "cancelled", "lost"]
+"""A worker's status. Its own process writes all but ``lost``: not ended, but nobody holds its lock.
+
+Readers tell that by themselves, and the doctor writes it down.
+"""
+
+LONGEST = 16 << 20
+"""Bytes of a ``metadata.json`` that are read; one that is longer is damaged."""
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is raised for a text that is not JSON, or not of the right kind."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
@@ -59,7 +74,7 @@ class Completeness(msgspec.Struct, kw_only=True):
     """Say what the numbers of a worker leave out.
 
     ``dropped_events`` counts what a sink did not take, ``metrics.jsonl`` or another; ``drop_reason`` says which sink
-    was the first, and why.
+    was the first, and why. ``unreadable_lines`` are those of ``metrics.jsonl`` that the doctor found and noted.
     """
 
     calls_without_usage: int = 0
@@ -69,6 +84,7 @@ class Completeness(msgspec.Struct, kw_only=True):
     dropped_content: int = 0
     unfinished_calls: int = 0
     late_calls: int = 0
+    unreadable_lines: int = 0
     price_source: str | None = None
 
     def add(self, event: Event) -> None:
@@ -125,12 +141,28 @@ class Metadata(msgspec.Struct, kw_only=True):
     completeness: Completeness = msgspec.field(default_factory=Completeness)
 
 
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _decoder = msgspec.json.Decoder(Metadata)
 
 
 def encode(metadata: Metadata) -> bytes:
     """Encode a worker's metadata as the indented JSON text of ``metadata.json``."""
     return msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n"
+
+
+def encode_over(text: bytes, metadata: Metadata) -> bytes:
+    """Encode metadata to replace the text that it was decoded from; keys of later versions in it are kept.
+
+    Raises:
+        UNDECODABLE: what is in those keys cannot be read.
+    """
+    before, after = msgspec.json.decode(text), msgspec.to_builtins(metadata)
+    for key, value in before.items():
+        if isinstance(value, dict) and isinstance(after.get(key), dict):
+            after[key] = value | after[key]
+        else:
+            after.setdefault(key, value)
+    return msgspec.json.format(msgspec.json.encode(after), indent=2) + b"\n"
 
 
 def decode(text: bytes) -> Metadata | None:
@@ -141,10 +173,10 @@ def decode(text: bytes) -> Metadata | None:
     """
     try:
         metadata = _decoder.decode(text)
-        for moment in (metadata.created_at, metadata.started_at, metadata.finished_at):
-            if moment is not None:
-                require_timestamp(moment)
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
+        return None
+    times = (metadata.created_at, metadata.started_at, metadata.finished_at)
+    if not all(time is None or is_time(time) for time in times):
         return None
     metadata.error = _on_one_line(metadata.error)
     metadata.completeness.drop_reason = _on_one_line(metadata.completeness.drop_reason)
@@ -153,6 +185,48 @@ def decode(text: bytes) -> Metadata | None:
 
 def _on_one_line(text: str | None) -> str | None:
     return None if text is None else one_line(text)
+
+
+def legible(text: bytes) -> dict[str, Any]:
+    """Return what can be made out of a damaged ``metadata.json``: its sound keys, if it is JSON at all."""
+    try:
+        found = msgspec.json.decode(text)
+    except UNDECODABLE:
+        return {}
+    sound: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Metadata) if isinstance(found, dict) else ():
+        with suppress(KeyError, msgspec.ValidationError):
+            value = msgspec.convert(found[field.name], field.type)
+            if not field.name.endswith("_at") or value is None or is_time(value):
+                sound[field.name] = value
+    return sound
+
+
+def load(folder: Path) -> Metadata | None:
+    """Read a worker's metadata; None when it is missing, damaged, or another worker's.
+
+    Raises:
+        OSError: this process cannot open any file, which says nothing about this one.
+    """
+    try:
+        with open_plain(folder, [METADATA_FILE]) as file:
+            metadata = decode(file.read(LONGEST))
+    except FileRefusedError:
+        return None
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        return None
+    return metadata if metadata is not None and metadata.worker_id == folder.name else None
+
+
+def is_time(text: str) -> bool:
+    """Tell whether a text is a time that can stand in a file: of 1970 or later."""
+    try:
+        require_timestamp(text)
+    except ValueError:
+        return False
+    return time_ns(text) >= 0
 
 
 def json_schema() -> dict[str, Any]:

@@ -35,6 +35,15 @@ def folder_mode(file_mode: int) -> int:
     return file_mode | (file_mode & _READ) >> 2
 
 
+def file_mode_in(folder: Path) -> int:
+    """Return the mode that files in a folder have, going by the folder's own; see `folder_mode`.
+
+    Raises:
+        OSError: it cannot be seen.
+    """
+    return PRIVATE | folder.stat().st_mode & _READ_BY_OTHERS
+
+
 def make_folder(path: Path, mode: int) -> None:
     """Make one folder with exactly this mode.
 

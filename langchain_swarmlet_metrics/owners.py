@@ -35,6 +35,16 @@ def require_trusted(root: Path) -> None:
         raise PermissionError(msg)
 
 
+def distrust(folder: Path) -> tuple[str, str] | None:
+    """Say who else can change a folder, and which command ends that; None when nobody can.
+
+    Raises:
+        OSError: that cannot be seen.
+    """
+    problem = _problem(folder.lstat())
+    return None if problem is None else (problem[0], f"{problem[1]} {shlex.quote(str(folder))}")
+
+
 def is_trusted(folder: Path) -> bool:
     """Tell whether a path is a folder, and no symbolic link to one, that nobody else can change.
 

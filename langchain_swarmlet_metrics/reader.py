@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import re
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -15,14 +13,12 @@ from langchain_swarmlet_metrics import metadata as schema
 from langchain_swarmlet_metrics.eventlog import EventReader
 from langchain_swarmlet_metrics.events import hours_ago
 from langchain_swarmlet_metrics.folder import (
-    METADATA_FILE,
     METRICS_FILE,
     RESULT_FILE,
-    FileRefusedError,
+    is_worker_id,
     make_root,
     open_alone,
     open_file,
-    open_plain,
 )
 from langchain_swarmlet_metrics.listing import FileEntry, list_files
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
@@ -43,10 +39,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.sqlite3"
 
-_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file that could not be opened
 _PAGE = 50
-_LONGEST_METADATA = 16 << 20
 
 
 class WorkerNotFoundError(LookupError):
@@ -65,6 +58,11 @@ class StoreReader:
 
     def __repr__(self) -> str:
         return f"ArtifactStore({str(self.root)!r})"
+
+    @property
+    def registry(self) -> Registry:
+        """Return the job table, which is derived from the folders."""
+        return self._registry
 
     def read(self, job_id: int, *, owner_id: str | None = None) -> Metadata:
         """Return the metadata of a job's worker.
@@ -228,7 +226,7 @@ class StoreReader:
 
     def _folder(self, worker_id: str) -> Path:
         path = self.root / worker_id
-        if not _WORKER_ID.fullmatch(worker_id) or not is_trusted(path):
+        if not is_worker_id(worker_id) or not is_trusted(path):
             raise self._not_found(worker_id)
         return path
 
@@ -240,13 +238,10 @@ class StoreReader:
         if held := self.overlay.get(worker_id):
             return held.metadata
         try:
-            with open_plain(self._folder(worker_id), [METADATA_FILE]) as file:
-                metadata = schema.decode(file.read(_LONGEST_METADATA))
-        except (OSError, FileRefusedError, WorkerNotFoundError) as error:
-            if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-                raise
+            folder = self._folder(worker_id)
+        except (OSError, WorkerNotFoundError):
             return None
-        return metadata if metadata is not None and metadata.worker_id == worker_id else None
+        return schema.load(folder)
 
     def _scan(self) -> Iterator[Job]:
         """Read the jobs from the folders. A folder without a number is no job: it was never given out."""

@@ -13,8 +13,10 @@ import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import msgspec
+
 from langchain_swarmlet_metrics import locks, logs, modes
-from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.folder import is_worker_folder, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -34,7 +36,8 @@ _SCHEMA = (
     f"PRAGMA user_version = {_VERSION}",
 )
 _COLUMNS = "job_id, worker_id, owner_id, status, created_at"
-_DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLite's general error is one in what is asked of it: of an index that is as it should be, all of that can be asked.
+_DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _TRIES = 3
 _LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
 _BUSY_S = 5.0
@@ -53,6 +56,11 @@ class Job(NamedTuple):
     owner_id: str | None
     status: str
     created_at: str
+
+
+def is_job_id(number: int) -> bool:
+    """Tell whether a number can be that of a job."""
+    return 0 < number < _LARGEST_JOB_ID
 
 
 class DamagedIndexError(OSError):
@@ -117,10 +125,53 @@ class Registry:
         Raises:
             OSError: the index cannot be read.
         """
-        if not 0 < job_id < _LARGEST_JOB_ID:
+        if not is_job_id(job_id):
             return None
         rows = self._select("WHERE job_id = ? AND (? IS NULL OR owner_id = ?)", (job_id, owner_id, owner_id))
         return rows[0] if rows else None
+
+    def find_worker(self, worker_id: str) -> Job | None:
+        """Return a worker's job, or None.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        rows = self._select("WHERE worker_id = ?", (worker_id,))
+        return rows[0] if rows else None
+
+    def rows(self) -> Sequence[Job]:
+        """Return every job as the index has it, after a close look at the index, which is left as it is.
+
+        In a root that cannot be written nobody reads the index, so there the rows are what the folders say.
+
+        Raises:
+            DamagedIndexError: it is missing, damaged, or not of this schema.
+            OSError: it cannot be read.
+        """
+        if _is_read_only(self.path.parent):
+            return self._in_memory(_checked_rows)
+        with self._locked(shared=True):
+            return self._opened(_checked_rows)
+
+    def sync(self) -> None:
+        """Make the index say what the worker folders say. Numbers that were given out once stay given out.
+
+        Raises:
+            OSError: the index cannot be written, or the folders cannot be read.
+        """
+
+        def refill(connection: sqlite3.Connection) -> None:
+            rows, jobs = _checked_rows(connection), self._jobs()
+            named = {job.worker_id for job in jobs}
+            connection.execute("BEGIN IMMEDIATE")
+            for row in rows:  # that of a folder without readable metadata is all that is known of its worker
+                if row.worker_id in named or not is_worker_folder(self.path.parent, row.worker_id):
+                    connection.execute("DELETE FROM jobs WHERE job_id = ?", (row.job_id,))
+            _insert(connection, jobs)
+            connection.execute("COMMIT")
+
+        with self._locked():
+            self._repairing(refill)
 
     def list(
         self,
@@ -173,11 +224,6 @@ class Registry:
             _fill(connection, jobs)
             return operation(connection)
 
-    def _jobs(self) -> Sequence[Job]:
-        """Return the jobs that the folders name, oldest first."""
-        numbered = (job for job in self._scan() if 0 < job.job_id < _LARGEST_JOB_ID)
-        return sorted(numbered, key=lambda job: (job.created_at, job.worker_id))
-
     def _repairing(self, operation: Callable[[sqlite3.Connection], _Result], busy_s: float = _BUSY_S) -> _Result:
         """Do something with the index, built anew if need be. The lock is held, so nobody else builds it meanwhile."""
         damage: DamagedIndexError | None = None
@@ -206,8 +252,7 @@ class Registry:
             OSError: anything else that SQLite reports.
         """
         try:
-            uri = f"{self.path.as_uri()}?mode=rw"  # a missing file is not made, but missed
-            with closing(sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None)) as connection:
+            with closing(self._connect(busy_s)) as connection:
                 connection.execute("PRAGMA synchronous = OFF")  # what a power cut damages is built anew
                 if connection.execute("PRAGMA user_version").fetchone() != (version,):
                     msg = f"{self.path} has another schema"
@@ -218,21 +263,36 @@ class Registry:
             msg = f"{self.path}: {error}"
             raise (DamagedIndexError if is_damaged else OSError)(msg) from error
 
+    def _connect(self, busy_s: float = _BUSY_S) -> sqlite3.Connection:
+        uri = f"{self.path.as_uri()}?mode=rw"  # a missing file is not made, but missed
+        return sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None)
+
     def _rebuild(self, reason: str) -> None:
-        if self.path.exists():
-            aside = self.path.with_name(f"{self.path.name}.damaged-{timestamp(time.time_ns()).replace(':', '-')}")
+        given_out = self._given_out()
+        with suppress(FileNotFoundError):  # it is missing, or somebody has just deleted it
+            aside = set_aside(self.path, "damaged")
             logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
-            with suppress(FileNotFoundError):  # deleted at this moment
-                self.path.replace(aside)
         jobs = self._jobs()
 
         def build(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
-            _fill(connection, jobs)
+            _fill(connection, jobs, given_out)
 
         # SQLite removes an old journal of an empty file, and gives its own files beside it the same mode.
         os.close(modes.open_or_make(self.path, os.O_WRONLY, self._file_mode))
         self._opened(build, version=0)
+
+    def _jobs(self) -> Sequence[Job]:
+        """Read the jobs that have a proper number from the worker folders, the oldest first."""
+        jobs = [job for job in self._scan() if is_job_id(job.job_id)]
+        return sorted(jobs, key=lambda job: (job.created_at, job.worker_id))
+
+    def _given_out(self) -> int:
+        """Return the largest number that was ever given out, if the index still tells; else 0."""
+        with suppress(sqlite3.Error, UnicodeDecodeError), closing(self._connect()) as connection:
+            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+            return row[0] if row and isinstance(row[0], int) and is_job_id(row[0]) else 0
+        return 0
 
     @contextmanager
     def _locked(self, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[None]:
@@ -256,16 +316,49 @@ def _is_read_only(folder: Path) -> bool:
     return os.access(folder, os.R_OK) and not os.access(folder, os.W_OK)
 
 
-def _fill(connection: sqlite3.Connection, jobs: Iterable[Job]) -> None:
-    """Make the job table of an empty database. Of two jobs with one number the first has it, the other has none."""
+def _fill(connection: sqlite3.Connection, jobs: Sequence[Job], given_out: int = 0) -> None:
+    """Make the job table of an empty database, in which numbers up to one count as given out."""
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.executemany(
-        f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
-        jobs,
-    )
+    connection.execute("INSERT INTO sqlite_sequence VALUES ('jobs', ?)", (given_out,))
+    _insert(connection, jobs)
     connection.execute("COMMIT")
+
+
+def _insert(connection: sqlite3.Connection, jobs: Sequence[Job]) -> None:
+    """Insert jobs, the oldest first: of two folders with one number the older has it, the other only its name."""
+    connection.executemany(
+        f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
+        reversed(jobs),
+    )
+
+
+def _checked_rows(connection: sqlite3.Connection) -> Sequence[Job]:
+    """Return all rows of an index that is as it should be.
+
+    Raises:
+        DamagedIndexError: it is not.
+    """
+    with closing(sqlite3.connect(":memory:")) as model:
+        for statement in _SCHEMA:
+            model.execute(statement)
+        lacking = _layout(model) - _layout(connection)
+    (state,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if lacking or state != "ok":
+        msg = f"it lacks {', '.join(sorted(name for name, _ in lacking))}" if lacking else " ".join(state.split())
+        raise DamagedIndexError(msg)
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs").fetchall()  # noqa: S608 - our own text
+    try:
+        return msgspec.convert(rows, list[Job])
+    except msgspec.ValidationError as error:  # SQLite's columns take values of any type
+        raise DamagedIndexError(str(error)) from None
+
+
+def _layout(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Return the names of tables and indices, and the statements that made them."""
+    made = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {(name, " ".join(sql.split())) for name, sql in made}
 
 
 def _means_damage(error: Exception) -> bool:

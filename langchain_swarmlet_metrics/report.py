@@ -11,6 +11,7 @@ import msgspec
 from langchain_swarmlet_metrics.events import parse_timestamp
 from langchain_swarmlet_metrics.folder import METRICS_FILE, RESULT_FILE
 from langchain_swarmlet_metrics.imitation import quote_imitations
+from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.scrub import one_line, scrub_value
 from langchain_swarmlet_metrics.summary import count, digest, format_duration, summarize
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.snapshot import StartedCall
     from langchain_swarmlet_metrics.store import ArtifactStore
 
-_OPEN = ("created", "running")
 _ABOUT = 200
 _OPEN_SHOWN = 20
 _WITHIN_S = 5.0
@@ -64,7 +64,7 @@ def _as_it_is_now(store: ArtifactStore, metadata: Metadata) -> tuple[Metadata, s
 
 
 def _result(store: ArtifactStore, metadata: Metadata, status: str) -> str:
-    if status in _OPEN:
+    if status in OPEN_STATUSES:
         return "There is no result yet; read it again later."
     beginning = store.result_head(metadata.worker_id, RESULT_LIMIT)
     if beginning is None:
@@ -106,7 +106,8 @@ def _standing(store: ArtifactStore, metadata: Metadata, status: str) -> str | No
         return f"This worker has waited for its turn since {metadata.created_at}."
     seen = format_duration(_silent_ms(store, metadata))
     if status == "lost":
-        return f"This worker is lost: its process ended without a word. Its last sign of life was {seen} ago."
+        why = metadata.error or "its process ended without a word"
+        return f"This worker is lost: {why}. Its last sign of life was {seen} ago."
     return f"This worker is still running, since {metadata.started_at}. Its last sign of life was {seen} ago."
 
 
@@ -134,9 +135,9 @@ def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
 def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return ``metadata.json`` as a reader should see it.
 
-    With the derived status and the execution time so far; of a worker that has not ended also with the totals so far,
-    which its file does not have yet, and its open calls, the longest first. Of long texts and a large ``config``, as
-    others than this package may have written, only the beginning is shown.
+    With the derived status and the execution time so far; of a worker that has not ended, or is lost, also with the
+    totals so far, which its file need not have yet, and its open calls, the longest first. Of long texts and a large
+    ``config``, as others than this package may have written, only the beginning is shown.
     """
     metadata, status = _as_it_is_now(store, metadata)
     elapsed = elapsed_ms(store, metadata, status)
@@ -145,7 +146,7 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
         "duration_ms": elapsed,
         "execution_time": format_duration(elapsed),
     }
-    if metadata.duration_ms is None:
+    if metadata.duration_ms is None or status == "lost":
         shown |= _so_far(store, metadata, status)
     return msgspec.json.format(msgspec.json.encode(scrub_value(shown)), indent=2).decode()
 

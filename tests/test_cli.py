@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from langchain_swarmlet_metrics import __version__, cli
+from langchain_swarmlet_metrics import __version__, cli, doctor
 from langchain_swarmlet_metrics.runner import WorkerRunner
+from tests.broken import age, change, contents_of, in_index, lose
 from tests.processes import READ_ONLY, needs_read_only_mounts
 
 PROJECT = Path(__file__).parent.parent
@@ -126,6 +127,7 @@ def test_show_unknown(workers, runner, capsys, job):
         (["show", "abc"], "argument JOB: invalid int value: 'abc'"),
         (["list", "--status", "done"], "argument --status: invalid choice: 'done'"),
         (["list", "--limit", "many"], "argument --limit: invalid int value: 'many'"),
+        (["doctor", "--yes"], "--yes goes with --fix"),
     ],
 )
 def test_arguments_that_do_not_fit(capsys, arguments, problem):
@@ -133,6 +135,148 @@ def test_arguments_that_do_not_fit(capsys, arguments, problem):
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert problem in capsys.readouterr().err
+
+
+def test_doctor_all_is_well(workers, runner, capsys):
+    """Where all is well the doctor says so, and the exit status is 0, also of what would mend."""
+    expected = (0, f"All is well with 3 workers in {runner.store.root}.\n", "")
+    assert (
+        run(capsys, "doctor") == run(capsys, "doctor", "--fix") == run(capsys, "doctor", "--fix", "--yes") == expected
+    )
+
+
+def test_doctor_finds(workers, runner, capsys):
+    """What is not right is told on a line each, with what is to be done, and nothing is changed; the status is 1."""
+    lost = lose(runner.store)
+    shutil.copytree(workers[0].dir, runner.store.root / "copy")
+    age(runner.store.root)
+    before = contents_of(runner.store.root)
+    status, out, errors = run(capsys, "doctor")
+    assert (status, errors) == (1, "")
+    first, second, last = out.splitlines()
+    assert re.fullmatch(
+        rf"lost worker: {lost.worker_id}: its process ended without a word, after 20\S+Z -> mark it as lost", first
+    )
+    assert second == f"by hand: copy: it is a copy of worker {workers[0].worker_id} -> move it out of this root"
+    assert last == (
+        f"2 findings in {runner.store.root}; 1 of them to be seen to by hand; --fix does what stands behind the arrows"
+    )
+    assert contents_of(runner.store.root) == before
+
+
+def test_doctor_fix_asks_nobody(runner, capsys):
+    """Where nobody can be asked, the plan is printed and nothing done, unless that was said to be wanted."""
+    lost = lose(runner.store)
+    status, out, errors = run(capsys, "doctor", "--fix")
+    assert (status, errors) == (1, "")
+    assert out.startswith("lost worker: ")
+    assert out.endswith(
+        "Nothing was changed: --fix asks at a terminal only; add --yes to go ahead without being asked.\n"
+    )
+    assert runner.store.read(1).status == "running"
+    status, out, errors = run(capsys, "doctor", "--fix", "--yes")
+    assert (status, errors) == (0, "")
+    assert out.splitlines()[0].startswith("lost worker: ")
+    assert out.splitlines()[-1].startswith(f"done: {lost.worker_id}: marked as lost, after ")
+    assert runner.store.read(1).status == "lost"
+    assert run(capsys, "doctor")[0] == 0
+    assert run(capsys, "list", "--status", "lost")[1].startswith("job 1  lost  ")
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), (" YES", 0), ("n", 1), ("", 1), ("\x04", 1)])
+def test_doctor_fix_asks_at_a_terminal(runner, answer, status):
+    """At a terminal the doctor asks after the plan, and goes ahead only when the answer is yes."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    lose(runner.store)
+    screen, side = pty.openpty()
+    with process("doctor", "--fix", stdin=side, stdout=subprocess.PIPE, start_new_session=True) as asking:
+        os.close(side)
+        out = ""
+        while "[y/N] " not in out:
+            more = asking.stdout.read(1)
+            assert more, asking.stderr.read()
+            out += more
+        os.write(screen, answer.encode() + (b"" if answer == "\x04" else b"\n"))
+        out += asking.stdout.read()
+        assert (asking.wait(20), asking.stderr.read()) == (status, "")
+    os.close(screen)
+    assert out.startswith("lost worker: ")
+    assert ("done: " in out, "Nothing was changed." in out) == (status == 0, status == 1)
+    assert runner.store.read(1).status == ("running" if status else "lost")
+
+
+def test_doctor_fix_is_interrupted(runner, capsys, monkeypatch):
+    """Who answers with Ctrl-C wants nothing done."""
+    lose(runner.store)
+
+    def interrupt(_prompt):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", interrupt)
+    status, out, errors = run(capsys, "doctor", "--fix")
+    assert (status, errors) == (1, "")
+    assert out.endswith("\n\nNothing was changed.\n")
+    assert runner.store.read(1).status == "running"
+
+
+def test_doctor_says_what_could_not_be_done(runner, capsys, monkeypatch):
+    """What could not be done is told with the reason, and the exit status is 1."""
+    lost = lose(runner.store)
+    check = doctor.check
+
+    def open_meanwhile(store):
+        """Open the worker after it was found."""
+        found = check(store)
+        opened.append(store.writer(lost.worker_id))
+        return found
+
+    opened = []
+    monkeypatch.setattr(doctor, "check", open_meanwhile)
+    status, out, _ = run(capsys, "doctor", "--fix", "--yes")
+    opened[0].close()
+    assert status == 1
+    assert out.endswith(f"not done: {lost.worker_id}: it runs; try again when it has ended\n")
+
+
+def test_doctor_of_a_root_that_cannot_be_written(workers, runner, capsys):
+    """It says what it finds, without the job table, which nobody reads there, and refuses to mend."""
+    root = runner.store.root
+    needs_read_only_mounts(root)
+    lost = lose(runner.store)
+    in_index(runner.store, "DELETE FROM jobs")
+    command = [*READ_ONLY, root, sys.executable, "-m", "langchain_swarmlet_metrics.cli", "--root", root, "doctor"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"lost worker: {lost.worker_id}: ")
+    assert done.stdout.splitlines()[1].startswith(f"1 finding in {root}; ")
+    done = subprocess.run([*command, "--fix", "--yes"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"workers cannot be kept in {root}: Read-only file system" in done.stderr
+
+
+def test_doctor_is_brief(runner, capsys):
+    """Of many findings of a kind the first few are shown and the others counted, unless all are wanted."""
+    for _ in range(8):
+        lose(runner.store)
+    status, out, _ = run(capsys, "doctor")
+    assert status == 1
+    assert out.count("mark it as lost") == 5
+    assert "\nlost worker: 3 more; --all shows them\n8 findings in " in out
+    assert run(capsys, "doctor", "--all")[1].count("mark it as lost") == 8
+    _, out, _ = run(capsys, "doctor", "--fix", "--yes")
+    assert (out.count("marked as lost"), out.endswith("\ndone: lost worker: 3 more; --all shows them\n")) == (5, True)
+    assert len(runner.store.list(status="lost")) == 8
+
+
+def test_doctor_does_not_steer_the_terminal(runner, capsys):
+    """What somebody wrote into the files cannot steer the terminal."""
+    lost = lose(runner.store)
+    change(runner.store, lost, process={"host": "\x1b[2J\n\u202e", "pid": 1})
+    age(runner.store.root, 48 * 3600)
+    _, out, _ = run(capsys, "doctor", "--fix", "--yes")
+    assert "no sign of life from its process on \\x1b[2J \\u202e since " in out
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", out)
 
 
 def test_version_and_help(capsys):
@@ -143,7 +287,7 @@ def test_version_and_help(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(word in text for word in ("list", "show", "demo", "$SWARMLET_DATA_PATH"))
+    assert all(word in text for word in ("list", "show", "doctor", "demo", "$SWARMLET_DATA_PATH"))
 
 
 def test_root_that_cannot_be_written(tmp_path, capsys):
@@ -235,8 +379,9 @@ def test_demo_without_langchain():
 
 
 def test_files_can_be_read_without_langchain(workers):
-    """List and show need no LangChain."""
-    listed, shown = without_langchain("list"), without_langchain("show", "1")
+    """List, show and doctor need no LangChain."""
+    listed, shown, checked = (without_langchain(*words) for words in (("list",), ("show", "1"), ("doctor",)))
+    assert (checked.returncode, checked.stderr) == (0, "")
     assert (listed.returncode, listed.stderr, listed.stdout.count("job ")) == (0, "", 3)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "The result is 42." in shown.stdout

@@ -146,6 +146,21 @@ def test_blank_lines_are_nothing(path):
     assert reader.skipped == 0
 
 
+def test_unreadable_lines_are_counted(path):
+    """All of a file is read to count what is no event; of a missing file nothing is."""
+    assert read_events(path).count_unreadable() == 0
+    path.write_bytes(b"\0\n" + encode(EVENTS[0]) + b"\n{}\n" + encode(EVENTS[1])[:-9])
+    assert read_events(path).count_unreadable() == 3
+
+
+def test_a_link_is_not_written_through(path):
+    """A file's events are not written to wherever a symbolic link leads."""
+    path.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        EventWriter(path)
+    assert not path.with_name("elsewhere").exists()
+
+
 def test_an_endless_line_is_one_damage(path):
     """A line longer than any event is skipped as one, without being kept in memory."""
     path.write_bytes(encode(EVENTS[0]) + b"x" * 3_500_000 + b"\n" + encode(EVENTS[1]) + b"y" * (1 << 20))

@@ -19,13 +19,16 @@ from langchain_swarmlet_metrics import folder as folders
 from langchain_swarmlet_metrics import listing
 from langchain_swarmlet_metrics.folder import (
     FileRefusedError,
+    created_at,
     folder_name,
+    is_worker_folder,
     make_folder,
     make_root,
     open_file,
     open_plain,
     replace_file,
     require_writable,
+    set_aside,
 )
 from langchain_swarmlet_metrics.listing import FileEntry, list_files
 from tests.deep import deep_folders
@@ -387,3 +390,38 @@ def test_a_file_being_written_is_not_listed(tmp_path):
     (tmp_path / ".metadata.json.abc123.tmp").write_bytes(b"{")
     (tmp_path / "notes.tmp").write_bytes(b"mine")
     assert list_files(tmp_path) == [FileEntry("notes.tmp", 4)]
+
+
+def test_files_set_aside(tmp_path, monkeypatch):
+    """A file that is set aside keeps its content under a new name that says why, which no other file has."""
+    monkeypatch.setattr(time, "time_ns", iter([NOW_NS, NOW_NS, NOW_NS + 1000]).__next__)
+    path = tmp_path / ".metadata.json.abc123.tmp"
+    names = []
+    for content in (b"1", b"2"):
+        path.write_bytes(content)
+        names.append(set_aside(path, "left-over").name)
+        assert (tmp_path / names[-1]).read_bytes() == content
+        assert not path.exists()
+    assert names == [
+        "metadata.json.abc123.tmp.left-over-2025-12-15T04-08-08.123456Z",
+        "metadata.json.abc123.tmp.left-over-2025-12-15T04-08-08.123457Z",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../root", ".", "", "link", "file", "gone", ".hidden", "a b", "x" * 129])
+def test_no_folder_of_a_worker(tmp_path, name):
+    """Only a folder with a proper name is one, and no link to one."""
+    root = tmp_path / "root"
+    (root / "worker").mkdir(parents=True)
+    (root / "link").symlink_to(root / "worker")
+    (root / "file").touch()
+    (root / ".hidden").mkdir()
+    (root / "a b").mkdir()
+    assert is_worker_folder(root, "worker")
+    assert not is_worker_folder(root, name)
+
+
+def test_a_name_tells_when_its_folder_was_made():
+    """The second is in the name; a name of another kind tells nothing."""
+    assert created_at(folder_name(NOW_NS, "calculate 7*6")) == "2025-12-15T04:08:08.000000Z"
+    assert created_at("renamed") is None

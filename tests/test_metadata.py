@@ -11,6 +11,8 @@ from langchain_swarmlet_metrics import metadata
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
 from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Parent, Process, Totals
 
+TIME = "2025-12-15T04:08:08.000000Z"
+
 
 def llm(**known):
     """Return an LLM call."""
@@ -26,7 +28,7 @@ def test_round_trip():
     """Metadata reads back as it was, is valid against its schema, and has every key."""
     written = Metadata(
         worker_id="w",
-        created_at="2025-12-15T04:08:08.123456Z",
+        created_at=TIME,
         config={"a": [1, None]},
         parent=Parent(worker_id="p", event_id=3),
         process=Process.current(),
@@ -45,7 +47,7 @@ def test_round_trip():
         {"finished_at": "0001-01-01T00:00:00+23:59"},
         {"duration_ms": -1},
         {"duration_ms": 2**53 + 1},
-        {"status": "lost"},
+        {"status": "splendid"},
         {"totals": []},
     ],
 )
@@ -66,6 +68,61 @@ def test_an_error_is_one_line():
 def test_damaged(text):
     """Text that is no worker's metadata is None."""
     assert metadata.decode(text) is None
+
+
+@pytest.mark.parametrize("time", ["", "now", "2025", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", 5])
+@pytest.mark.parametrize("key", ["created_at", "started_at", "finished_at"])
+def test_times_that_cannot_be(key, time):
+    """A time that nobody can read makes the file damaged; of such a file the rest is legible."""
+    whole = json.loads(metadata.encode(Metadata(worker_id="w", created_at=TIME, job_id=3)))
+    text = json.dumps(whole | {key: time}).encode()
+    assert metadata.decode(text) is None
+    legible = metadata.legible(text)
+    assert key not in legible
+    assert (legible["worker_id"], legible["job_id"], legible["finished_at" if key != "finished_at" else "error"]) == (
+        ("w", 3, None)
+    )
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"3", b"[" * 100_000])
+def test_nothing_is_legible(text):
+    """Of what is no JSON object nothing can be made out."""
+    assert metadata.legible(text) == {}
+
+
+def test_what_is_legible_is_sound():
+    """Keys of wrong types, impossible values and unknown keys are left out."""
+    text = b'{"worker_id":"w","job_id":"3","status":"splendid","totals":{"llm_calls":2},"config":[],"mood":"good"}'
+    assert metadata.legible(text) == {"worker_id": "w", "totals": Totals(llm_calls=2)}
+
+
+def test_encode_over():
+    """Keys of a later version stay, at the top and below; those of this version are as they are now."""
+    before = metadata.encode(Metadata(worker_id="w", created_at=TIME, config={"a": 1}))
+    later = json.loads(before)
+    later |= {"mood": "good", "totals": later["totals"] | {"sighs": 3}, "parent": {"worker_id": "p", "hat": "red"}}
+    text = json.dumps(later).encode()
+    changed = metadata.decode(text)
+    changed.status, changed.totals.llm_calls = "lost", 7
+    whole = json.loads(metadata.encode_over(text, changed))
+    assert (whole["mood"], whole["totals"]["sighs"], whole["parent"]["hat"]) == ("good", 3, "red")
+    assert (whole["status"], whole["totals"]["llm_calls"], whole["config"]) == ("lost", 7, {"a": 1})
+    assert [*whole][: len(later) - 1] == [*json.loads(before)]
+    assert metadata.encode_over(before, metadata.decode(before)) == before
+
+
+def test_load(tmp_path):
+    """A folder's metadata is read; None when it is missing, a link, or another worker's."""
+    written = Metadata(worker_id=tmp_path.name, created_at=TIME)
+    path = tmp_path / "metadata.json"
+    assert metadata.load(tmp_path) is None
+    path.write_bytes(metadata.encode(written))
+    assert metadata.load(tmp_path) == written
+    path.write_bytes(metadata.encode(Metadata(worker_id="another", created_at=TIME)))
+    assert metadata.load(tmp_path) is None
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert metadata.load(tmp_path) is None
 
 
 def test_totals_keep_unknown_and_zero_apart():

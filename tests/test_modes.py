@@ -12,7 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langchain_swarmlet_metrics.modes import checked_file_mode, folder_mode, make_folders, open_or_make, settle
+from langchain_swarmlet_metrics.modes import (
+    checked_file_mode,
+    file_mode_in,
+    folder_mode,
+    make_folders,
+    open_or_make,
+    settle,
+)
 from tests.processes import output_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
@@ -55,6 +62,16 @@ def test_modes_that_files_may_not_have(mode):
 def test_who_may_read_files_may_enter_their_folder(file_mode, mode):
     """Read bits get their x bits."""
     assert folder_mode(file_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604, 0o644])
+def test_a_folder_tells_the_mode_of_its_files(tmp_path, mode):
+    """Going by a folder's mode, its files are for those who may read them, and never for others to write."""
+    tmp_path.chmod(folder_mode(mode))
+    assert file_mode_in(tmp_path) == mode
+    tmp_path.chmod(folder_mode(mode) | 0o2022)
+    assert file_mode_in(tmp_path) == mode
+    tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])

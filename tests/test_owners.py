@@ -144,3 +144,14 @@ def test_where_there_are_no_owners(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "geteuid")
     require_trusted(tmp_path)
     assert is_trusted(tmp_path)
+
+
+def test_who_can_change_a_folder_is_named(tmp_path):
+    """So is the command that ends it; of a folder that can be trusted there is nothing to say."""
+    folder = tmp_path / "a b"
+    folder.mkdir(mode=0o700)
+    assert owners.distrust(folder) is None
+    folder.chmod(0o777)
+    assert owners.distrust(folder) == ("everybody may write to it (mode 0777)", f"chmod o-w '{folder}'")
+    with pytest.raises(FileNotFoundError):
+        owners.distrust(tmp_path / "gone")

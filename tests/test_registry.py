@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics import locks, registry
-from langchain_swarmlet_metrics.registry import Job, Registry
+from langchain_swarmlet_metrics.registry import DamagedIndexError, Job, Registry
 from tests.processes import READ_ONLY, needs_read_only_mounts, output_of, outputs_of, running
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -190,6 +190,97 @@ def test_a_journal_left_over_is_not_played(path):
     assert list(path.parent.iterdir()) == [path]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def change(path, *statements):
+    """Change the index behind everybody's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("damage", [os.unlink, empty, garbage, cut, overwritten, other_schema, no_text])
+def test_rows_of_a_damaged_index(path, damage):
+    """Who asks for the rows as they are learns that the index is damaged, and it stays as it is."""
+    jobs = Registry(path, lambda: FOLDERS)
+    jobs.list()
+    assert sorted(jobs.rows()) == FOLDERS
+    damage(path)
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    with pytest.raises(DamagedIndexError):
+        jobs.rows()
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change_it", "named"),
+    [
+        ("DROP INDEX newest", "it lacks newest"),
+        ("DROP TABLE jobs", "it lacks jobs, newest, newest_of_owner"),
+        ("ALTER TABLE jobs DROP COLUMN status", "it lacks jobs"),
+        ("UPDATE jobs SET worker_id = CAST(worker_id AS BLOB)", "Expected `str`, got `bytes`"),
+    ],
+)
+def test_rows_of_an_index_that_is_not_as_it_should_be(path, change_it, named):
+    """What an index lacks is named, and `sync` builds it anew."""
+    jobs = Registry(path, lambda: FOLDERS)
+    jobs.list()
+    change(path, change_it)
+    with pytest.raises(DamagedIndexError, match=named):
+        jobs.rows()
+    jobs.sync()
+    assert sorted(jobs.rows()) == FOLDERS
+
+
+def test_an_index_without_its_table_is_built_anew(path):
+    """Readers do not need the doctor for a database of this version that has no table."""
+    jobs = Registry(path, lambda: FOLDERS)
+    jobs.list()
+    change(path, "DROP TABLE jobs")
+    assert jobs.list() == FOLDERS[::-1]
+
+
+def test_sync(path):
+    """Rows become what the folders say, those of folders that are gone vanish, those of unreadable ones stay."""
+    folders = [*FOLDERS]
+    jobs = Registry(path, lambda: folders)
+    jobs.list()
+    unreadable = Job(8, "unreadable", "bob", "running", AFTER)
+    (path.parent / unreadable.worker_id).mkdir()
+    for worker_id, owner_id in (("unreadable", "bob"), ("gone", None)):
+        add(jobs, worker_id, owner_id)
+    jobs.update_status("unreadable", "running")
+    change(
+        path, "UPDATE jobs SET owner_id = 'eve', status = 'odd' WHERE job_id = 1", "DELETE FROM jobs WHERE job_id = 7"
+    )
+    folders.append(Job(2, "copy-of-2", "ann", "success", AFTER))
+    jobs.sync()
+    assert sorted(jobs.rows()) == [*FOLDERS, unreadable]
+    assert jobs.find_worker("unreadable") == unreadable
+    assert jobs.find_worker("gone") is None
+    assert add(jobs, "next") == 10
+
+
+@pytest.mark.parametrize("damage", [other_schema, no_text])
+def test_numbers_of_deleted_folders_are_not_given_out_again(path, damage):
+    """An index that is built anew goes on where the old one was, as long as that still tells."""
+    folders = [*FOLDERS]
+    jobs = Registry(path, lambda: folders)
+    assert add(jobs, "deleted since") == 8
+    damage(path)
+    jobs.sync()
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    assert add(jobs, "next") == 9
+
+
+@pytest.mark.parametrize("told", ["'many'", "-5", f"{2**60}", "NULL"])
+def test_an_index_that_tells_nonsense_of_its_numbers(path, told):
+    """What a damaged index says of the numbers given out is believed only if it can be."""
+    jobs = Registry(path, lambda: FOLDERS)
+    jobs.list()
+    change(path, f"UPDATE sqlite_sequence SET seq = {told}")
+    other_schema(path)
+    assert add(jobs, "next") == 8
 
 
 def test_numbers_that_cannot_be(path):

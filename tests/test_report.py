@@ -204,6 +204,16 @@ def test_failure_without_a_reason(runner):
     )
 
 
+def test_lost_and_written_down(runner):
+    """A worker that was marked as lost says why, and when it was last seen, although its file was written since."""
+    seen = timestamp(int((datetime.now(UTC) - timedelta(hours=1)).timestamp()) * 10**9)
+    store, metadata = ended(runner, 5, status="lost", error="it was switched off", finished_at=seen)
+    text = report.result_text(store, metadata)
+    assert "This worker is lost: it was switched off. Its last sign of life was 36" in text
+    assert "(1h 0m) ago" in text
+    assert report.line_text(store, metadata).startswith("job 1  lost  5ms  ")
+
+
 def test_metadata_text(runner):
     """The metadata is readable JSON with the keys of the file, the derived status and the execution time."""
     store, metadata = ended(runner, 1500)

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics.events import ToolCall, parse_timestamp, timestamp
-from langchain_swarmlet_metrics.folder import FileEntry, FileRefusedError
+from langchain_swarmlet_metrics.folder import FileRefusedError
+from langchain_swarmlet_metrics.listing import FileEntry
 from langchain_swarmlet_metrics.metadata import Metadata, Parent, Process, encode
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.store import ArtifactStore, NotRecordedError
@@ -473,6 +474,18 @@ def test_a_worker_that_ended_since_is_not_lost(store):
     store.complete(metadata, status="failed", elapsed_ns=1 * 10**6)
     writer.close()
     assert store.status(read_early) == "failed"
+
+
+def test_a_worker_that_was_marked_as_lost(store):
+    """It has ended: lists and the job table say lost, and its last sign of life is when it finished."""
+    metadata = store.create("task")
+    store.start(metadata)
+    store.complete(metadata, status="lost", elapsed_ns=10**9)
+    assert store.status(metadata) == "lost"
+    assert store.list(status="lost") == [metadata]
+    assert store.list(status="running") == store.list(status="created") == []
+    assert store.registry.find(1).status == "lost"
+    assert store.last_sign_of_life(metadata) == parse_timestamp(metadata.finished_at)
 
 
 def test_a_worker_whose_files_are_gone_is_lost(store):
