@@ -6,10 +6,12 @@ root that cannot be written, where SQLite can't read it either, a table in memor
 
 from __future__ import annotations
 
+import atexit
 import os
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -85,6 +87,8 @@ class Registry:
         self._scan = scan
         self._file_mode = file_mode
         self._is_held = False
+        self._untold: dict[str, str] = {}  # worker -> status that the index has not been told of yet
+        _registries.add(self)
 
     @contextmanager
     def adding(self, worker_id: str, owner_id: str | None, created_at: str) -> Iterator[int]:
@@ -97,6 +101,7 @@ class Registry:
         """
 
         def insert(connection: sqlite3.Connection) -> int | None:
+            self._tell(connection)
             sql = "INSERT OR REPLACE INTO jobs (worker_id, owner_id, status, created_at) VALUES (?, ?, 'created', ?)"
             return connection.execute(sql, (worker_id, owner_id, created_at)).lastrowid
 
@@ -108,12 +113,29 @@ class Registry:
     def update_status(self, worker_id: str, status: str) -> None:
         """Set a job's status. It waits for others but a moment: readers look at the folder of whoever is open here.
 
+        What cannot be set now is set together with the next change that this process makes, or at its exit.
+
         Raises:
             OSError: the index cannot be written.
         """
-        sql = "UPDATE jobs SET status = ? WHERE worker_id = ?"
-        with self._locked(timeout_s=_STATUS_S):
-            self._repairing(lambda connection: connection.execute(sql, (status, worker_id)).close(), busy_s=_STATUS_S)
+        self._untold[worker_id] = status
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not _no_fork.acquire(timeout=_STATUS_S):
+            return  # so many threads of this process change the index that one of them will tell it soon
+        try:
+            if self._untold:  # unless another thread has told it meanwhile
+                with self._locked(timeout_s=_STATUS_S):
+                    self._repairing(self._tell, busy_s=_STATUS_S)
+        finally:
+            _no_fork.release()
+
+    def _tell(self, connection: sqlite3.Connection) -> None:
+        for worker_id, status in self._untold.copy().items():
+            connection.execute("UPDATE jobs SET status = ? WHERE worker_id = ?", (status, worker_id))
+            if self._untold.get(worker_id) == status:
+                self._untold.pop(worker_id, None)
 
     def find(self, job_id: int, owner_id: str | None = None) -> Job | None:
         """Return a job by its number, or None.
@@ -368,11 +390,28 @@ def _means_damage(error: Exception) -> bool:
     return code & 0xFF in _DAMAGES
 
 
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+
+@atexit.register
+def _catch_up_all() -> None:
+    for registry in list(_registries):
+        with suppress(OSError):
+            registry._catch_up()  # noqa: SLF001 - the other half of this class
+
+
+def _forget_untold() -> None:
+    """Leave what a forked child's parent has to tell to the parent."""
+    for registry in list(_registries):
+        registry._untold.clear()  # noqa: SLF001 - the other half of this class
+
+
 # A child that is forked while another thread is inside SQLite inherits SQLite's notes on locks that it does not have:
 # it sees a malformed or locked database. So a fork waits for whoever uses an index, and so does the next user.
 _no_fork = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+    os.register_at_fork(after_in_child=_forget_untold)
 
 
 def _lock_folder(folder: Path, *, shared: bool, timeout_s: float) -> int | None:

@@ -236,7 +236,7 @@ class ArtifactStore(StoreReader):
         try:
             self._registry.update_status(metadata.worker_id, metadata.status)
         except OSError as error:  # readers look at the folder of whoever is open in the index
-            logs.warn("The index could not be told of worker %s: %s", metadata.worker_id, error_text(error))
+            logs.warn("The index could not be told of worker %s yet: %s", metadata.worker_id, error_text(error))
 
     def _folder_to_write(self, worker_id: str) -> Path:
         try:

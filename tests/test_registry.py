@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -392,6 +393,72 @@ def test_somebody_holds_the_lock_for_ever(path, monkeypatch):
     finally:
         os.close(descriptor)
     assert len(jobs.list()) == 1
+
+
+@contextmanager
+def locked(folder):
+    """Hold the folder's lock, as another process would."""
+    pytest.importorskip("fcntl")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        assert locks.take(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_status_that_has_to_wait(path):
+    """A status that cannot be set now, as others hold the index, is set with the next change; the latest one counts."""
+    jobs = Registry(path, list)
+    add(jobs, "a")
+    with locked(path.parent):
+        for status in ("running", "success"):
+            with pytest.raises(TimeoutError):
+                jobs.update_status("a", status)
+    assert jobs.find(1).status == "created"
+    add(jobs, "b")
+    assert jobs.find(1).status == "success"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE jobs SET status = 'changed'")
+    jobs.update_status("b", "running")
+    assert jobs.find(1).status == "changed"  # it is told once
+
+
+def test_a_status_that_waits_for_the_exit(path):
+    """What could not be set by then is set as the interpreter exits; a forked child leaves that to its parent."""
+    script = """
+        import os, sys
+        from contextlib import suppress
+        from pathlib import Path
+        from langchain_swarmlet_metrics.registry import Registry
+        jobs = Registry(Path(sys.argv[1]), list)
+        with suppress(TimeoutError):
+            jobs.update_status("a", "running")
+        print("late", flush=True)
+        input()
+        if hasattr(os, "fork") and not os.fork():
+            sys.exit()
+        if hasattr(os, "fork"):
+            os.wait()
+        print(jobs.find(1).status, flush=True)
+    """
+    jobs = Registry(path, list)
+    add(jobs, "a")
+    with running(script, path) as process:
+        with locked(path.parent):
+            assert process.stdout.readline() == "late\n"
+        assert process.communicate("\n", timeout=60)[0] == "created\n"
+    assert jobs.find(1).status == "running"
+
+
+def test_threads_that_change_statuses(path):
+    """However many threads of a process set statuses at once, each is set in the end, without failing."""
+    jobs = Registry(path, list)
+    names = [str(number) for number in range(60)]
+    with ThreadPoolExecutor(60) as pool:
+        list(pool.map(lambda name: (add(jobs, name), jobs.update_status(name, "running")), names))
+    add(jobs, "last")
+    assert {job.status for job in jobs.list(limit=99) if job.worker_id != "last"} == {"running"}
 
 
 def test_a_system_without_locks(path, monkeypatch):
