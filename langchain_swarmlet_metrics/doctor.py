@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from langchain_swarmlet_metrics import metadata as schema
 from langchain_swarmlet_metrics.findings import REMEDIES, Finding, Kind, Look
 from langchain_swarmlet_metrics.folder import METADATA_FILE, is_worker_folder
+from langchain_swarmlet_metrics.jobs import DamagedIndexError, Job
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
-from langchain_swarmlet_metrics.registry import DamagedIndexError, Job
 from langchain_swarmlet_metrics.scrub import error_text, one_line
 
 if TYPE_CHECKING:

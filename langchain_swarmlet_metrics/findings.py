@@ -28,10 +28,10 @@ from langchain_swarmlet_metrics.folder import (
     TOOL_FOLDER,
     FileRefusedError,
 )
+from langchain_swarmlet_metrics.jobs import Job, is_job_id
 from langchain_swarmlet_metrics.listing import is_temporary
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.metadata import Metadata
-from langchain_swarmlet_metrics.registry import Job, is_job_id
 from langchain_swarmlet_metrics.scrub import error_text, one_line
 from langchain_swarmlet_metrics.summary import count
 

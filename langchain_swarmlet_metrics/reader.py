@@ -20,13 +20,14 @@ from langchain_swarmlet_metrics.folder import (
     open_alone,
     open_file,
 )
+from langchain_swarmlet_metrics.jobs import Job
 from langchain_swarmlet_metrics.listing import FileEntry, list_files
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.modes import PRIVATE, checked_file_mode
 from langchain_swarmlet_metrics.overlay import Overlay
 from langchain_swarmlet_metrics.owners import is_trusted
 from langchain_swarmlet_metrics.parts import Head, head
-from langchain_swarmlet_metrics.registry import Job, Registry
+from langchain_swarmlet_metrics.registry import Registry
 from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.search import Found, Query, find
 

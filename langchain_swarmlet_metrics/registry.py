@@ -13,60 +13,34 @@ import threading
 import time
 import weakref
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, TypeVar
 
 from langchain_swarmlet_metrics import locks, logs, modes
 from langchain_swarmlet_metrics.folder import is_worker_folder, set_aside
+from langchain_swarmlet_metrics.jobs import (
+    COLUMNS,
+    VERSION,
+    DamagedIndexError,
+    Job,
+    checked_rows,
+    fill,
+    insert_jobs,
+    is_job_id,
+    means_damage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-_VERSION = 1
-_SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS jobs (
-        job_id INTEGER PRIMARY KEY AUTOINCREMENT,
-        worker_id TEXT UNIQUE NOT NULL,
-        owner_id TEXT,
-        status TEXT NOT NULL,
-        created_at TEXT NOT NULL
-    )""",
-    "CREATE INDEX IF NOT EXISTS newest ON jobs (created_at, job_id)",
-    "CREATE INDEX IF NOT EXISTS newest_of_owner ON jobs (owner_id, created_at, job_id)",
-    f"PRAGMA user_version = {_VERSION}",
-)
-_COLUMNS = "job_id, worker_id, owner_id, status, created_at"
-# SQLite's general error is one in what is asked of it: of an index that is as it should be, all of that can be asked.
-_DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _TRIES = 3
-_LARGEST_JOB_ID = 2**53  # a larger one would leave no room for the next, or not survive in JSON
 _BUSY_S = 5.0
 _LOCK_S = 10.0
 _STATUS_S = 0.25
+_EXIT_S = 2.0
 _POLL_S = 0.001
 
 _Result = TypeVar("_Result")
-
-
-class Job(NamedTuple):
-    """One row of the job table."""
-
-    job_id: int
-    worker_id: str
-    owner_id: str | None
-    status: str
-    created_at: str
-
-
-def is_job_id(number: int) -> bool:
-    """Tell whether a number can be that of a job."""
-    return 0 < number < _LARGEST_JOB_ID
-
-
-class DamagedIndexError(OSError):
-    """The index is missing, is not a database, or has another schema, and could not be built anew."""
 
 
 class Registry:
@@ -119,15 +93,15 @@ class Registry:
             OSError: the index cannot be written.
         """
         self._untold[worker_id] = status
-        self._catch_up()
+        self._catch_up(_STATUS_S)
 
-    def _catch_up(self) -> None:
-        if not _no_fork.acquire(timeout=_STATUS_S):
+    def _catch_up(self, timeout_s: float) -> None:
+        if not _no_fork.acquire(timeout=timeout_s):
             return  # so many threads of this process change the index that one of them will tell it soon
         try:
             if self._untold:  # unless another thread has told it meanwhile
-                with self._locked(timeout_s=_STATUS_S):
-                    self._repairing(self._tell, busy_s=_STATUS_S)
+                with self._locked(timeout_s=timeout_s):
+                    self._repairing(self._tell, busy_s=timeout_s)
         finally:
             _no_fork.release()
 
@@ -171,9 +145,9 @@ class Registry:
             OSError: it cannot be read.
         """
         if _is_read_only(self.path.parent):
-            return self._in_memory(_checked_rows)
+            return self._in_memory(checked_rows)
         with self._locked(shared=True):
-            return self._opened(_checked_rows)
+            return self._opened(checked_rows)
 
     def sync(self) -> None:
         """Make the index say what the worker folders say. Numbers that were given out once stay given out.
@@ -183,13 +157,13 @@ class Registry:
         """
 
         def refill(connection: sqlite3.Connection) -> None:
-            rows, jobs = _checked_rows(connection), self._jobs()
+            rows, jobs = checked_rows(connection), self._jobs()
             named = {job.worker_id for job in jobs}
             connection.execute("BEGIN IMMEDIATE")
             for row in rows:  # that of a folder without readable metadata is all that is known of its worker
                 if row.worker_id in named or not is_worker_folder(self.path.parent, row.worker_id):
                     connection.execute("DELETE FROM jobs WHERE job_id = ?", (row.job_id,))
-            _insert(connection, jobs)
+            insert_jobs(connection, jobs)
             connection.execute("COMMIT")
 
         with self._locked():
@@ -229,7 +203,7 @@ class Registry:
 
     def _select(self, clauses: str, values: Sequence[object]) -> Sequence[Job]:
         def select(connection: sqlite3.Connection) -> list[Job]:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs {clauses}", values)  # noqa: S608 - our own text
+            rows = connection.execute(f"SELECT {COLUMNS} FROM jobs {clauses}", values)  # noqa: S608 - our own text
             return [Job._make(row) for row in rows]
 
         if _is_read_only(self.path.parent):
@@ -243,7 +217,7 @@ class Registry:
         """Do something with a table of what the folders say now, as reading a file in WAL mode writes beside it."""
         jobs = self._jobs()
         with _no_fork, closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            _fill(connection, jobs)
+            fill(connection, jobs)
             return operation(connection)
 
     def _repairing(self, operation: Callable[[sqlite3.Connection], _Result], busy_s: float = _BUSY_S) -> _Result:
@@ -260,7 +234,7 @@ class Registry:
         raise damage
 
     def _opened(
-        self, operation: Callable[[sqlite3.Connection], _Result], version: int = _VERSION, busy_s: float = _BUSY_S
+        self, operation: Callable[[sqlite3.Connection], _Result], version: int = VERSION, busy_s: float = _BUSY_S
     ) -> _Result:
         """Do something with the index.
 
@@ -281,7 +255,7 @@ class Registry:
                     raise DamagedIndexError(msg)
                 return operation(connection)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            is_damaged = _means_damage(error) or not self.path.exists()
+            is_damaged = means_damage(error) or not self.path.exists()
             msg = f"{self.path}: {error}"
             raise (DamagedIndexError if is_damaged else OSError)(msg) from error
 
@@ -298,7 +272,7 @@ class Registry:
 
         def build(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
-            _fill(connection, jobs, given_out)
+            fill(connection, jobs, given_out)
 
         # SQLite removes an old journal of an empty file, and gives its own files beside it the same mode.
         os.close(modes.open_or_make(self.path, os.O_WRONLY, self._file_mode))
@@ -338,58 +312,6 @@ def _is_read_only(folder: Path) -> bool:
     return os.access(folder, os.R_OK) and not os.access(folder, os.W_OK)
 
 
-def _fill(connection: sqlite3.Connection, jobs: Sequence[Job], given_out: int = 0) -> None:
-    """Make the job table of an empty database, in which numbers up to one count as given out."""
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _SCHEMA:
-        connection.execute(statement)
-    connection.execute("INSERT INTO sqlite_sequence VALUES ('jobs', ?)", (given_out,))
-    _insert(connection, jobs)
-    connection.execute("COMMIT")
-
-
-def _insert(connection: sqlite3.Connection, jobs: Sequence[Job]) -> None:
-    """Insert jobs, the oldest first: of two folders with one number the older has it, the other only its name."""
-    connection.executemany(
-        f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - our own text
-        reversed(jobs),
-    )
-
-
-def _checked_rows(connection: sqlite3.Connection) -> Sequence[Job]:
-    """Return all rows of an index that is as it should be.
-
-    Raises:
-        DamagedIndexError: it is not.
-    """
-    with closing(sqlite3.connect(":memory:")) as model:
-        for statement in _SCHEMA:
-            model.execute(statement)
-        lacking = _layout(model) - _layout(connection)
-    (state,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if lacking or state != "ok":
-        msg = f"it lacks {', '.join(sorted(name for name, _ in lacking))}" if lacking else " ".join(state.split())
-        raise DamagedIndexError(msg)
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs").fetchall()  # noqa: S608 - our own text
-    try:
-        return msgspec.convert(rows, list[Job])
-    except msgspec.ValidationError as error:  # SQLite's columns take values of any type
-        raise DamagedIndexError(str(error)) from None
-
-
-def _layout(connection: sqlite3.Connection) -> set[tuple[str, str]]:
-    """Return the names of tables and indices, and the statements that made them."""
-    made = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {(name, " ".join(sql.split())) for name, sql in made}
-
-
-def _means_damage(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # Python's own: a text of the index, or SQLite's message on it, is not UTF-8
-        return isinstance(error, UnicodeDecodeError | sqlite3.OperationalError)
-    return code & 0xFF in _DAMAGES
-
-
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
 
@@ -397,7 +319,7 @@ _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 def _catch_up_all() -> None:
     for registry in list(_registries):
         with suppress(OSError):
-            registry._catch_up()  # noqa: SLF001 - the other half of this class
+            registry._catch_up(_EXIT_S)  # noqa: SLF001 - the other half of this class
 
 
 def _forget_untold() -> None:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics import locks, registry
-from langchain_swarmlet_metrics.registry import DamagedIndexError, Job, Registry
+from langchain_swarmlet_metrics.jobs import DamagedIndexError, Job
+from langchain_swarmlet_metrics.registry import Registry
 from tests.processes import READ_ONLY, needs_read_only_mounts, output_of, outputs_of, running
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -299,7 +300,8 @@ def test_processes_that_meet_a_damaged_index_build_one(path, damage):
     script = """
         import os, sys
         from pathlib import Path
-        from langchain_swarmlet_metrics.registry import Job, Registry
+        from langchain_swarmlet_metrics.jobs import Job
+        from langchain_swarmlet_metrics.registry import Registry
         jobs = Registry(Path(sys.argv[1]), lambda: [Job(7, "worker-7", None, "success", "2025")])
         wait_for_the_others()
         with jobs.adding(f'worker of {os.getpid()}', None, "2026") as job_id:
@@ -487,7 +489,8 @@ def test_a_root_that_cannot_be_written(path, state):
         import sqlite3, sys
         from contextlib import closing
         from pathlib import Path
-        from langchain_swarmlet_metrics.registry import Job, Registry
+        from langchain_swarmlet_metrics.jobs import Job
+        from langchain_swarmlet_metrics.registry import Registry
         folders = [Job(number, f"worker-{number}", "ann", "success", f"2025-{number}") for number in (1, 2, 7)]
         copy = folders[2]._replace(worker_id="copy", created_at="2026")
         jobs = Registry(Path(sys.argv[1]), lambda: [*folders, copy])
