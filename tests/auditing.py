@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from contextlib import contextmanager
 
 _WATCHED = ("open", "os.listdir", "os.scandir", "sqlite3.connect")
+_LIBRARIES = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""From where Python imports late."""
+
 _watchers = []
 
 
@@ -45,7 +49,7 @@ def opened_outside(seen, root, folders):
     index = (str(root / "index.sqlite3"), f"{root.as_uri()}/index.sqlite3")
 
     def is_inside(event, path, flags):
-        if path in known or path.startswith(index):
+        if path in known or path.startswith((*index, *_LIBRARIES)):
             return True
         if event == "os.scandir":
             return os.path.realpath(path).startswith(tuple(f"{folder}/" for folder in folders))

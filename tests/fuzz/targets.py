@@ -110,7 +110,7 @@ class _Place:
         assert isinstance(answer, str)
         assert 0 < len(answer) <= LONGEST_ANSWER
         assert CANARY not in answer
-        assert not opened_outside(seen, self.root, [self.damaged, self.failed])
+        assert opened_outside(seen, self.root, [self.damaged, self.failed]) == []
         return answer
 
     def ask(self, data: bytes) -> None:
@@ -184,7 +184,7 @@ class _File:
             assert len(report.line_text(store, found).splitlines()) == 1
             for text in (answer, report.digest_text(store, found), report.metadata_text(store, found)):
                 assert 0 < len(text) <= LONGEST_ANSWER
-        assert not opened_outside(seen, self._place.root, [self._place.damaged])
+        assert opened_outside(seen, self._place.root, [self._place.damaged]) == []
 
     def _show(self) -> None:
         for command in (["list"], ["show", "2"]):
@@ -307,7 +307,21 @@ def _seeds(place: _Place) -> dict[str, list[bytes]]:
         b"(a|b)+$",
     ]
     return {
-        "metadata.json": [files["metadata.json"], (place.failed / "metadata.json").read_bytes()],
+        "metadata.json": [
+            json.dumps(json.loads(files["metadata.json"]) | changes).encode()
+            for changes in (
+                {},
+                {"status": "failed", "error": "ValueError: no luck", "summary": "It failed."},
+                {
+                    "status": "running",
+                    "duration_ms": None,
+                    "finished_at": None,
+                    "process": {"host": "elsewhere", "pid": 7},
+                },
+                {"status": "created", "duration_ms": None, "started_at": None, "finished_at": None, "process": None},
+                {"completeness": {"dropped_events": 2, "drop_reason": "metrics.jsonl: no space left"}, "job_id": 2},
+            )
+        ],
         "metrics.jsonl": [metrics, metrics * 3, metrics[:-20]],
         "inflight.json": [json.dumps(taken).encode()],
         "result.txt": [files["result.txt"], *texts],
@@ -341,6 +355,7 @@ def words() -> list[bytes]:
         "\\ud800",
     ]
     odd = [
+        "\\nExecution time: 1ms",
         "1e999",
         "-1",
         "9223372036854775808",
