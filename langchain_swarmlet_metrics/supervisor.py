@@ -148,9 +148,9 @@ class _Reading:
         return report.digest_text(self.store, self.find(job_id))
 
     def grep_workers(self, pattern: str, since_hours: float | None = None, regex: bool = False) -> str:
-        """Search the tasks, results, summaries, errors and metrics of all worker jobs, line by line, newest first.
+        """Search tasks, results, summaries, errors, metrics and captured content of all worker jobs, newest first.
 
-        The pattern is plain text, in upper or lower case; with regex it is a regular expression.
+        The pattern is plain text on one line, in upper or lower case; with regex it is a regular expression.
         """
         if not pattern.strip():
             msg = "the pattern is empty; give a text to look for"
