@@ -5,6 +5,7 @@ Each runs in a process of its own; those that mount file systems need root privi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from langchain_swarmlet_metrics import report
+from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.store import ArtifactStore
 
 PROJECT = Path(__file__).parent.parent
@@ -189,3 +191,32 @@ def test_clock_steps(root, tmp_path, fault):
     store, metadata = worker_of(root)
     assert metadata.duration_ms < 30_000
     assert all(event.duration_ms < 30_000 for event in store.events(metadata.worker_id))
+
+
+class Refusing:
+    """Stand in for an open file whose every write the system refuses."""
+
+    def __init__(self, file, number):
+        self._file = file
+        self._number = number
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, _data):
+        """Fail as the system does."""
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT], ids=errno.errorcode.get)
+def test_input_output_error_and_quota(tmp_path, number):
+    """An error of the disk, and a quota that is used up, are counted and said; neither can be caused here for real."""
+    runner = WorkerRunner(tmp_path / "workers")
+    with runner.worker("calculate 7*6") as worker:
+        worker._writer._file = Refusing(worker._writer._file, number)
+        worker.collector.record_tool_call(tool_name="multiply", start_ts=0, end_ts=1)
+        worker.result = ANSWER
+    text = report.result_text(runner.store, worker.metadata)
+    reason = f"metrics.jsonl: [Errno {number}] {os.strerror(number)}"
+    assert f"Metrics are incomplete: 1 event could not be written ({reason})." in text
+    assert text.endswith(f"\n\n{ANSWER}")
