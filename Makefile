@@ -39,8 +39,8 @@ lint: $(VENV)/lint.stamp
 fuzz: $(VENV)/fuzz.stamp
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/callbacks.py
+bench: $(VENV)/conformance.stamp
+	$(BIN)/python -m benchmarks --page docs/performance.md $(BENCH_ARGS)
 
 conformance: $(VENV)/conformance.stamp
 	$(BIN)/python -m langchain_swarmlet_metrics.testing.conformance --out docs/conformance.md
