@@ -85,7 +85,9 @@ def test_no_secret_is_written(tmp_path, told):
     found = leaks(tmp_path)
     assert not found
     events = [json.loads(line) for path in tmp_path.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
-    assert {event.get("error_type") for event in events} >= {"ValueError", "OpenAIAuthenticationError"}
+    kinds = {event.get("error_type") for event in events}
+    assert "ValueError" in kinds
+    assert kinds & {"OpenAIAuthenticationError", "AuthenticationError"}  # older integrations call it by its plain name
     captured = [path.parent.name for path in tmp_path.rglob("*.*") if path.name.startswith(("thread", "00"))]
     assert captured.count("tool_calls") >= 2 * len(SECRETS)
     assert log.read_text().count("error=") > 4 * len(SECRETS)
