@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from langchain_swarmlet_metrics import locks, logs, modes
@@ -28,17 +29,18 @@ from langchain_swarmlet_metrics.jobs import (
     is_job_id,
     means_damage,
 )
+from langchain_swarmlet_metrics.listing import TEMPORARY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from pathlib import Path
 
-_TRIES = 3
+_TRIES = 5
 _BUSY_S = 5.0
 _LOCK_S = 10.0
 _STATUS_S = 0.25
 _EXIT_S = 2.0
 _POLL_S = 0.001
+_QUICK = "PRAGMA synchronous = OFF"  # what a power cut damages is built anew
 
 _Result = TypeVar("_Result")
 
@@ -228,19 +230,16 @@ class Registry:
                 if damage is not None:
                     self._rebuild(str(damage))
                 return self._opened(operation, busy_s=busy_s)
-            except DamagedIndexError as error:
+            except DamagedIndexError as error:  # or somebody deletes it all the time, whom no lock stops
                 damage = error
         assert damage is not None  # noqa: S101 - otherwise the loop has returned
         raise damage
 
-    def _opened(
-        self, operation: Callable[[sqlite3.Connection], _Result], version: int = VERSION, busy_s: float = _BUSY_S
-    ) -> _Result:
+    def _opened(self, operation: Callable[[sqlite3.Connection], _Result], busy_s: float = _BUSY_S) -> _Result:
         """Do something with the index.
 
         Args:
             operation: what to do.
-            version: of the schema that the index must have; 0 is an empty file.
             busy_s: how long to wait for whoever else writes to it, in seconds.
 
         Raises:
@@ -248,9 +247,9 @@ class Registry:
             OSError: anything else that SQLite reports.
         """
         try:
-            with closing(self._connect(busy_s)) as connection:
-                connection.execute("PRAGMA synchronous = OFF")  # what a power cut damages is built anew
-                if connection.execute("PRAGMA user_version").fetchone() != (version,):
+            with closing(_connect(self.path, busy_s)) as connection:
+                connection.execute(_QUICK)
+                if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
                     msg = f"{self.path} has another schema"
                     raise DamagedIndexError(msg)
                 return operation(connection)
@@ -259,24 +258,25 @@ class Registry:
             msg = f"{self.path}: {error}"
             raise (DamagedIndexError if is_damaged else OSError)(msg) from error
 
-    def _connect(self, busy_s: float = _BUSY_S) -> sqlite3.Connection:
-        uri = f"{self.path.as_uri()}?mode=rw"  # a missing file is not made, but missed
-        return sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None)
-
     def _rebuild(self, reason: str) -> None:
         given_out = self._given_out()
         with suppress(FileNotFoundError):  # it is missing, or somebody has just deleted it
             aside = set_aside(self.path, "damaged")
             logs.warn("%s is built anew from the worker folders: %s. The old one is %s", self.path, reason, aside)
-        jobs = self._jobs()
-
-        def build(connection: sqlite3.Connection) -> None:
-            connection.execute("PRAGMA journal_mode = WAL")
-            fill(connection, jobs, given_out)
-
-        # SQLite removes an old journal of an empty file, and gives its own files beside it the same mode.
-        os.close(modes.open_or_make(self.path, os.O_WRONLY, self._file_mode))
-        self._opened(build, version=0)
+        made = self.path.with_name(f".{self.path.name}{TEMPORARY}")
+        made.unlink(missing_ok=True)
+        os.close(modes.open_or_make(made, os.O_WRONLY, self._file_mode))  # SQLite's own files beside it get its mode
+        try:
+            with closing(_connect(made)) as connection:
+                connection.execute(_QUICK)
+                connection.execute("PRAGMA journal_mode = WAL")
+                fill(connection, self._jobs(), given_out)
+        except sqlite3.Error as error:
+            msg = f"{made}: {error}"
+            raise OSError(msg) from error
+        for journal in ("-wal", "-shm"):  # SQLite would take an old one for the new file's
+            Path(f"{self.path}{journal}").unlink(missing_ok=True)
+        made.replace(self.path)
 
     def _jobs(self) -> Sequence[Job]:
         """Read the jobs that have a proper number from the worker folders, the oldest first."""
@@ -285,7 +285,7 @@ class Registry:
 
     def _given_out(self) -> int:
         """Return the largest number that was ever given out, if the index still tells; else 0."""
-        with suppress(sqlite3.Error, UnicodeDecodeError), closing(self._connect()) as connection:
+        with suppress(sqlite3.Error, UnicodeDecodeError), closing(_connect(self.path)) as connection:
             row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
             return row[0] if row and isinstance(row[0], int) and is_job_id(row[0]) else 0
         return 0
@@ -306,6 +306,11 @@ class Registry:
                 if descriptor is not None:
                     locks.free(descriptor)
                     os.close(descriptor)
+
+
+def _connect(path: Path, busy_s: float = _BUSY_S) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode=rw"  # a missing file is not made, but missed
+    return sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None)
 
 
 def _is_read_only(folder: Path) -> bool:
