@@ -192,10 +192,25 @@ class EventReader:
                     self.skipped += 1
 
     def count_unreadable(self) -> int:
-        """Read all of the file and return how many of its lines are no events."""
+        """Read all of the file and return how many of its lines are no events.
+
+        Raises:
+            TimeoutError: there is no time to read all of it.
+        """
         for _ in self:
             pass
+        self.require_all()
         return self.skipped
+
+    def require_all(self) -> None:
+        """See that the latest iteration had the time to read to the end.
+
+        Raises:
+            TimeoutError: it had not.
+        """
+        if self.stopped:
+            msg = f"it is too long to be read in {self._within_s:g} s"
+            raise TimeoutError(msg)
 
 
 def read_events(path: Path) -> EventReader:

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from langchain_swarmlet_metrics.eventlog import EventReader
     from langchain_swarmlet_metrics.store import ArtifactStore
 
 _SETTLED_S = 60.0  # longer than anybody waits for the index in the middle of making or ending a worker
+_WITHIN_S = 60.0
 _SILENT = timedelta(days=1)
 _SHOWN = 60
 _FOLDER = "."
@@ -141,6 +143,10 @@ class Look:
         present = self._entries.get(METADATA_FILE)
         return modes.file_mode_in(self.folder) if present is None else stat.S_IMODE(present.st_mode)
 
+    def events(self) -> EventReader:
+        """Return a reader of the worker's events, which does not go on for ever."""
+        return self.store.events(self.worker_id, within_s=_WITHIN_S)
+
     def findings(self) -> Iterator[Finding]:
         """Yield what is not right in the folder; nothing of a worker that runs, as its process may yet see to it."""
         if self.is_busy:
@@ -233,7 +239,7 @@ class Look:
         """Say how many lines cannot be read, unless that has been noted."""
         if self.metadata is None or METRICS_FILE not in self._entries:
             return None
-        unreadable = self.store.events(self.worker_id).count_unreadable()
+        unreadable = self.events().count_unreadable()
         if unreadable == self.metadata.completeness.unreadable_lines:
             return None
         with files.open_alone(self.folder, [METRICS_FILE]) as file:

@@ -175,7 +175,7 @@ def _gathered(look: Look, known: dict[str, Any]) -> Metadata:
     if (row or registry.find(known.get("job_id") or 0)) is not None:
         known.pop("job_id", None)  # the job table knows better, or knows that it is another worker's
     if "started_at" not in known:
-        starts = (event.start_ts for event in look.store.events(look.worker_id))
+        starts = (event.start_ts for event in look.events())
         told["started_at"] = min(filter(schema.is_time, starts), default=None)
     return Metadata(**told | known | {"schema": SCHEMA_VERSION, "worker_id": look.worker_id})
 
@@ -195,7 +195,7 @@ def _mark_lost(look: Look, finding: Finding) -> str:
 def _note_events(look: Look, _: Finding) -> str:
     metadata = look.metadata
     assert metadata is not None  # noqa: S101 - otherwise it would be another finding
-    unreadable = look.store.events(look.worker_id).count_unreadable()
+    unreadable = look.events().count_unreadable()
     metadata.completeness.unreadable_lines = unreadable
     _save(look, metadata)
     return f"{count(unreadable, 'unreadable line')} noted in {METADATA_FILE}"
@@ -232,8 +232,9 @@ def _ns(moment: datetime) -> int:
 
 def _count_events(look: Look, metadata: Metadata) -> None:
     """Count what the events tell; what only the collector knew stays as it was noted."""
-    events = look.store.events(look.worker_id)
+    events = look.events()
     summary = summarize(events)
+    events.require_all()
     told, noted = summary.completeness, metadata.completeness
     metadata.totals = summary.totals
     noted.calls_without_usage, noted.unpriced_calls = told.calls_without_usage, told.unpriced_calls

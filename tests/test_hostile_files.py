@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from langchain_swarmlet_metrics import cli, eventlog, liveness, parts, report
+from langchain_swarmlet_metrics import cli, eventlog, findings, liveness, parts, report
 from langchain_swarmlet_metrics.events import timestamp
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from tests.deep import deep_folders
@@ -172,6 +173,7 @@ def _short_of_time(monkeypatch):
     monkeypatch.setattr(report, "_WITHIN_S", 0.3)
     monkeypatch.setattr(liveness, "_WITHIN_S", 0.3)
     monkeypatch.setattr(parts, "_WITHIN_S", 0.3)
+    monkeypatch.setattr(findings, "_WITHIN_S", 0.3)
 
 
 def two_workers(root):
@@ -231,6 +233,25 @@ def test_folders_in_folders(tmp_path):
     with deep_folders(folder):
         assert all(answers(runner))
         assert cli.main(["--root", str(runner.store.root), "show", "1"]) == 0
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_doctor_sees_to_it(tmp_path, name, capsys):
+    """The doctor looks at a damaged folder, and mends it or says why not; the other worker stays as it is."""
+    runner, folder = two_workers(tmp_path / "workers")
+    HOSTILE[name](folder)
+    for path in [*folder.parent.rglob("*")]:
+        with suppress(OSError):
+            os.utime(path, (0, 0), follow_symlinks=False)
+    before = runner.store.read(2)
+    command = ["--root", str(runner.store.root), "doctor"]
+    codes = [cli.main([*command, *options]) for options in ([], ["--fix", "--yes"], [])]
+    assert codes in ([0, 0, 0], [1, 0, 0], [1, 1, 1])
+    assert runner.store.read(2) == before
+    output = capsys.readouterr()
+    assert not re.search(STEERING, output.out + output.err)
+    assert "Traceback" not in output.err
+    assert len(output.out) < 20_000
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name.startswith("forged") or "two lines" in name])

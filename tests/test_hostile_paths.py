@@ -101,7 +101,7 @@ def check(place, file_path, **part):
     assert opened_outside(seen, place.folder.parent, [place.folder]) == []
     assert isinstance(answer, str)
     assert CANARY not in answer
-    assert "root:" not in answer
+    assert "root:x:0:" not in answer
     if answer.startswith("Error: "):
         assert len(answer.splitlines()) == 1
         assert len(answer) < 1000
