@@ -49,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     ignore_settings()
     run = _Run(options)
-    try:
-        run.measure()
-    finally:
-        options.results.write_bytes(msgspec.json.format(msgspec.json.encode(run.results), indent=1))
+    run.measure()
     print(report.for_terminal(run.results))
     if options.page is not None:
         options.page.write_text(report.renew(options.page.read_text(encoding="utf-8"), run.results), encoding="utf-8")
@@ -86,7 +83,7 @@ def _names(text: str) -> list[str]:
 
 
 class _Run:
-    """Measure part after part; results are complete as far as it has come.
+    """Measure part after part, and keep the results as far as it has come.
 
     Args:
         options: of the command line.
@@ -106,25 +103,23 @@ class _Run:
             skipped={name: why for name in wanted if name in PEERS and (why := missing(PEERS[name]))},
         )
         self.contestants = [name for name in wanted if name not in self.results.skipped]
+        self._path = options.results
+        self._loads: list[float] = []
         self._began = time.monotonic()
 
     def measure(self) -> None:
         """Measure everything that is wanted."""
-        loads = [_load()]
         for number in range(self.rounds):
             self._overhead(number)
             if "workers" in self.parts:
                 self.results.workers += run_apart(self.quick, workers.measure, number, 4 if self.quick else 100)
-            loads.append(_load())
+            self._keep()
         if "memory" in self.parts:
             self._memory()
+            self._keep()
         if "reading" in self.parts:
             self._reading()
-        known = [load for load in loads if load is not None]
-        if known:
-            text = f"{min(known):.1f} to {max(known):.1f} of {os.cpu_count()} cores; this run needs about 1"
-            self.results.machine["load"] = text
-        self.results.took_s = time.monotonic() - self._began
+            self._keep()
 
     def _overhead(self, number: int) -> None:
         workloads = [name for name in WORKLOADS if name in self.parts]
@@ -168,12 +163,17 @@ class _Run:
         self.results.skipped[name] = f"it failed: {str(error).splitlines()[-1]}"
         self.contestants.remove(name)
 
+    def _keep(self) -> None:
+        """Write down what has been measured so far, and how busy the machine was meanwhile."""
+        if hasattr(os, "getloadavg"):
+            self._loads.append(os.getloadavg()[0])
+            load = f"{min(self._loads):.1f} to {max(self._loads):.1f} on {os.cpu_count()} cores"
+            self.results.machine["load"] = f"{load}; about 1 is this run's own"
+        self.results.took_s = time.monotonic() - self._began
+        self._path.write_bytes(msgspec.json.format(msgspec.json.encode(self.results), indent=1))
+
     def _say(self, what: str) -> None:
         print(f"[{time.monotonic() - self._began:4.0f} s] {what}", file=sys.stderr, flush=True)
-
-
-def _load() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _machine() -> dict[str, str]:
