@@ -8,10 +8,10 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from langchain_swarmlet_metrics import locks, modes
-from langchain_swarmlet_metrics.events import decode, encode
+from langchain_swarmlet_metrics.events import decode_lines, encode
 from langchain_swarmlet_metrics.folder import ends_torn
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.events import Event
 
 _LONGEST_LINE = 1 << 20
+_READ_SIZE = 1 << 18
 _TRIES = 20
 _PAUSE_S = 0.01
 _CLOSE_S = 1.0
@@ -156,7 +157,7 @@ if hasattr(os, "register_at_fork"):
 class EventReader:
     """Read the events of a file one by one; a missing file has none.
 
-    Each iteration opens the file, reads it once from its beginning, and holds one line at a time.
+    Each iteration opens the file, reads it once from its beginning, and holds a few hundred kilobytes of it at a time.
 
     Args:
         open_file: opens the file for reading.
@@ -169,7 +170,7 @@ class EventReader:
         self._offset = offset
         self._within_s = math.inf if within_s is None else within_s
         self.skipped = 0
-        """Lines that the latest iteration met so far and that are no events: torn by a crash, damaged or unknown."""
+        """Lines that the latest iteration has read so far and that are no events: torn, damaged or unknown."""
         self.stopped = False
         """Whether the latest iteration ran out of time: it has only the first events."""
 
@@ -182,14 +183,12 @@ class EventReader:
             return
         with file:
             file.seek(self._offset)
-            for line in _lines(file):
+            for part in read_parts(file):
                 if time.monotonic() > deadline:
                     self.stopped = True
                     return
-                if (event := decode(line)) is not None:
-                    yield event
-                elif line.strip():
-                    self.skipped += 1
+                self.skipped += part.skipped
+                yield from part.events
 
     def count_unreadable(self) -> int:
         """Read all of the file and return how many of its lines are no events.
@@ -211,6 +210,46 @@ class EventReader:
         if self.stopped:
             msg = f"it is too long to be read in {self._within_s:g} s"
             raise TimeoutError(msg)
+
+
+class Part(NamedTuple):
+    """Hold the events of some lines that follow each other in a file.
+
+    ``skipped`` counts those of the lines that are no events. ``end`` is the offset behind them, in bytes; None for one
+    last line whose end has not been written. ``inside`` tells that it is inside of an over-long line.
+    """
+
+    events: list[Event]
+    skipped: int
+    end: int | None
+    inside: bool = False
+
+
+def read_parts(file: BinaryIO, *, inside: bool = False) -> Iterator[Part]:
+    """Read a file of events from where it stands to its end, some hundred lines at a time.
+
+    Args:
+        file: to be read; of an over-long line only the beginning is looked at.
+        inside: whether it stands inside of such a line.
+    """
+    end, begun = file.tell(), b""
+    while read := file.read(_READ_SIZE):
+        if inside:
+            rest, newline, read = read.partition(b"\n")
+            inside, end = not newline, end + len(rest) + len(newline)
+            if inside:
+                yield Part([], 0, end, inside=True)
+        lines, newline, begun = (begun + read).rpartition(b"\n")
+        if newline:
+            end += len(lines) + 1
+            first, *others = lines.split(b"\n")
+            yield Part(*decode_lines([first[:_LONGEST_LINE], *others]), end)
+        if len(begun) >= _LONGEST_LINE:
+            end += len(begun)
+            yield Part(*decode_lines([begun[:_LONGEST_LINE]]), end, inside=True)
+            begun, inside = b"", True
+    if begun:
+        yield Part(*decode_lines([begun]), None)
 
 
 def read_events(path: Path) -> EventReader:
@@ -241,14 +280,6 @@ def _locked(descriptor: int) -> bool:
             return True
         time.sleep(_PAUSE_S)  # a reader that asks `is_locked` holds it for a few microseconds
     return False
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file, and of an over-long one its beginning, and nothing for each further part of it."""
-    is_inside = False
-    while part := file.readline(_LONGEST_LINE):
-        yield b"" if is_inside else part
-        is_inside = not part.endswith(b"\n")
 
 
 def _open(path: str, flags: int, mode: int) -> int:

@@ -10,9 +10,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from inspect import cleandoc
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
 """Version of ``metrics.jsonl`` and ``metadata.json``; every ``metadata.json`` names it."""
@@ -104,6 +107,7 @@ Event: TypeAlias = LLMCall | ToolCall
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(LLMCall | ToolCall)
+_NO_EVENT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(event: Event) -> bytes:
@@ -119,8 +123,21 @@ def decode(line: bytes) -> Event | None:
     """
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _NO_EVENT:
         return None
+
+
+def decode_lines(lines: Sequence[bytes]) -> tuple[list[Event], int]:
+    """Decode lines of ``metrics.jsonl`` as `decode` does, fast when all are events.
+
+    Returns:
+        The events, and how many lines are none; blank lines do not count.
+    """
+    try:
+        return [*map(_decoder.decode, lines)], 0
+    except _NO_EVENT:
+        events = [event for line in lines if (event := decode(line)) is not None]
+        return events, sum(1 for line in lines if line.strip()) - len(events)
 
 
 def json_schema() -> dict[str, Any]:
@@ -148,7 +165,7 @@ def parse_timestamp(text: str) -> datetime:
     """Parse a timestamp of our files into an aware UTC datetime.
 
     Raises:
-        ValueError: the text is not an ISO 8601 timestamp.
+        ValueError: the text is not an ISO 8601 timestamp, or not one of the years 1 to 9999 of UTC.
     """
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
@@ -175,7 +192,16 @@ def time_ns(text: str) -> int:
     Raises:
         ValueError: the text is not an ISO 8601 timestamp.
     """
-    return (parse_timestamp(text) - _EPOCH) // timedelta(microseconds=1) * 1000
+    return time_us(text) * 1000
+
+
+def time_us(text: str) -> int:
+    """Parse a timestamp of our files into microseconds since the epoch.
+
+    Raises:
+        ValueError: the text is not an ISO 8601 timestamp.
+    """
+    return (parse_timestamp(text) - _EPOCH) // _MICROSECOND
 
 
 def hours_ago(hours: float) -> str:
@@ -221,6 +247,7 @@ _SECOND_US = 1_000_000
 _DIGITS = tuple(f"{number:03d}" for number in range(1000))  # formatting a number takes three times as long
 _MAX_HOURS = 1e6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def token_count(value: object) -> int | None:

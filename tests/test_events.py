@@ -89,6 +89,17 @@ def test_damaged_lines(line):
     assert events.decode(line) is None
 
 
+@given(
+    st.lists(LLM_CALLS.map(events.encode) | TOOL_CALLS.map(events.encode) | st.sampled_from([b"", b" ", b"x", b"{}"]))
+)
+def test_decode_lines(lines):
+    """Many lines are decoded as each by itself would be; blank ones are nothing."""
+    decoded = [events.decode(line) for line in lines]
+    found, skipped = events.decode_lines(lines)
+    assert found == [event for event in decoded if event is not None]
+    assert skipped == sum(event is None and bool(line.strip()) for event, line in zip(decoded, lines, strict=True))
+
+
 def test_later_versions():
     """Keys that a later version adds are ignored."""
     line = b'{"event":"tool_call","tool":"t","start_ts":"a","end_ts":"b","duration_ms":1,"success":true,"new":[1]}'
