@@ -69,6 +69,12 @@ class Totals(msgspec.Struct, kw_only=True):
         if event.cost_usd is not None:
             self.cost_usd = event.cost_usd + (self.cost_usd or 0)
 
+    def include(self, other: Totals) -> None:
+        """Count what another one has counted."""
+        for name in Totals.__struct_fields__:
+            if (amount := getattr(other, name)) is not None:
+                setattr(self, name, amount + (getattr(self, name) or 0))
+
 
 class Completeness(msgspec.Struct, kw_only=True):
     """Say what the numbers of a worker leave out.

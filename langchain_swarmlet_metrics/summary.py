@@ -6,6 +6,7 @@ The texts in events are written by models and tools: nothing of them leaves here
 from __future__ import annotations
 
 from bisect import insort
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,8 +54,10 @@ class Group(Totals, kw_only=True):
     def add(self, event: Event) -> None:
         """Count one event."""
         super().add(event)
-        self.total_ms += event.duration_ms
-        self.max_ms = max(self.max_ms, event.duration_ms)
+        duration_ms = event.duration_ms
+        self.total_ms += duration_ms
+        if duration_ms > self.max_ms:  # noqa: PLR1730 - cheaper than max(), and done for every event
+            self.max_ms = duration_ms
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -85,54 +88,61 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 class Aggregator:
-    """Sum up events as they come; memory grows with the number of gaps between them, hardly with the events."""
+    """Sum up events as they come; memory is bounded, whatever the events are."""
 
     def __init__(self) -> None:
-        self._sums = Summary()
+        self._sums = Summary()  # without what follows from its groups; the cost of all depends on the order of adding
         self._llm_busy = BusyTime()
         self._tool_busy = BusyTime()
         self._self_time = SelfTime()
 
     @property
     def summary(self) -> Summary:
-        """Return the sums so far."""
-        self._sums.llm_busy_ms = self._llm_busy.ms
-        self._sums.tool_busy_ms = self._tool_busy.ms
-        return self._sums
+        """Return the sums so far; what is added later does not change them."""
+        sums = deepcopy(self._sums)
+        for group in (*sums.by_phase.values(), *sums.by_tool.values()):
+            sums.totals.include(group)
+        sums.totals.cost_usd = self._sums.totals.cost_usd
+        sums.llm_ms = sum(group.total_ms for group in sums.by_phase.values())
+        sums.tool_ms = sum(group.total_ms for group in sums.by_tool.values())
+        sums.llm_busy_ms, sums.tool_busy_ms = self._llm_busy.ms, self._tool_busy.ms
+        return sums
 
     def add(self, event: Event) -> None:
         """Count one event."""
-        sums = self._sums
-        sums.totals.add(event)
-        sums.completeness.add(event)
-        sums.cancelled += event.outcome == "cancelled"
+        sums, duration_ms = self._sums, event.duration_ms
         start_us, end_us = interval(event)
         self_ms = self._self_time.of(event, start_us, end_us)
         if isinstance(event, LLMCall):
-            sums.llm_ms += event.duration_ms
             self._llm_busy.add(start_us, end_us)
-            self._add_to_ledgers(event)
             _add_to(sums.by_phase, event.phase, event, self_ms)
             _add_to(sums.by_model, event.model, event, self_ms)
+            if event.cost_usd is not None or event.cache_hit or event.success is False:
+                self._add_to_ledgers(event)
         else:
-            sums.tool_ms += event.duration_ms
             self._tool_busy.add(start_us, end_us)
             _add_to(sums.by_tool, event.tool, event, self_ms)
-        if len(sums.slowest) < LISTED_CALLS or event.duration_ms > sums.slowest[-1].duration_ms:
+        sums.completeness.add(event)
+        if event.outcome == "cancelled":
+            sums.cancelled += 1
+        if len(sums.slowest) < LISTED_CALLS or duration_ms > sums.slowest[-1].duration_ms:
             insort(sums.slowest, event, key=_slower)
             del sums.slowest[LISTED_CALLS:]
-        if event.failed and len(sums.failures) < LISTED_CALLS:
+        if len(sums.failures) < LISTED_CALLS and event.failed:
             sums.failures.append(event)
 
     def _add_to_ledgers(self, event: LLMCall) -> None:
-        tokens = event.total_tokens
+        sums, tokens = self._sums, event.total_tokens
         if tokens is None:
             tokens = (event.prompt_tokens or 0) + (event.completion_tokens or 0)
         if event.cache_hit:
-            self._sums.cache_hits += 1
-            self._sums.cache_served_tokens += tokens
-        elif event.success is False:
-            self._sums.wasted_tokens += tokens
+            sums.cache_hits += 1
+            sums.cache_served_tokens += tokens
+            return
+        if event.success is False:
+            sums.wasted_tokens += tokens
+        if event.cost_usd is not None:
+            sums.totals.cost_usd = (sums.totals.cost_usd or 0) + event.cost_usd
 
 
 def summarize(events: Iterable[Event]) -> Summary:
@@ -319,13 +329,14 @@ def _rounded(ms: int, unit: int) -> int:
 
 
 def _add_to(groups: dict[str, Group], name: str, event: Event, self_ms: int) -> None:
-    name = name[:_NAME_KEPT]
-    if name not in groups:
-        if len(groups) >= _GROUPS_KEPT:
+    group = groups.get(name)
+    if group is None:
+        name = name[:_NAME_KEPT]
+        if name not in groups and len(groups) >= _GROUPS_KEPT:
             name = OTHER_NAMES
-        groups.setdefault(name, Group())
-    groups[name].add(event)
-    groups[name].self_ms += self_ms
+        group = groups.setdefault(name, Group())
+    group.add(event)
+    group.self_ms += self_ms
 
 
 def _summed(total_ms: int, busy_ms: int) -> str:

@@ -150,6 +150,20 @@ def test_totals_count_errors():
     assert (totals.llm_calls, totals.tool_calls, totals.errors) == (1, 3, 2)
 
 
+def test_totals_include_others():
+    """What two have counted is what one would have counted; what neither knows stays unknown."""
+    some = [llm(prompt_tokens=5, cost_usd=0.5), tool(False, error="x")]
+    others = [llm(prompt_tokens=7, total_tokens=0), llm(cache_hit=True, cached_tokens=9), tool()]
+    totals, more, all_of_them = Totals(), Totals(), Totals()
+    for counting, counted in ((totals, some), (more, others), (all_of_them, some + others)):
+        for event in counted:
+            counting.add(event)
+    totals.include(more)
+    totals.include(Totals())
+    assert totals == all_of_them
+    assert totals.cached_tokens is None
+
+
 def test_completeness():
     """What is missing is counted: usage, prices, ends."""
     completeness = Completeness()

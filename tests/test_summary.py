@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, timestamp
-from langchain_swarmlet_metrics.metadata import Completeness, Metadata
+from langchain_swarmlet_metrics.metadata import Completeness, Metadata, Totals
 from langchain_swarmlet_metrics.summary import (
     LISTED_CALLS,
     LISTED_GROUPS,
@@ -401,6 +401,27 @@ def test_a_tool_that_calls_a_model_has_its_own_time():
     assert summary.by_phase["initial"].self_ms == 100
     assert summary.totals.total_tokens == 15
     assert "1ms self" in group_lines("Tool calls by tool", summary.by_tool)[-1]
+
+
+def test_a_summary_stays_as_it_is():
+    """What is added later is in the next summary, not in one that was given out."""
+    aggregator = Aggregator()
+    for event in BACKUP:
+        aggregator.add(event)
+    given_out = aggregator.summary
+    for event in (llm("other", 99_999, (1, 1), cost_usd=1.0, usage_source="missing"), tool(success=False, error="x")):
+        aggregator.add(event)
+    assert given_out == summarize(BACKUP)
+    assert aggregator.summary != given_out
+
+
+def test_costs_add_up_as_the_collector_adds_them():
+    """The cost of all calls is the sum in their order, to the last digit, in however many groups they are."""
+    events = [llm(str(number % 7), cost_usd=0.1 * number) for number in range(50)]
+    totals = Totals()
+    for event in events:
+        totals.add(event)
+    assert summarize(events).totals == totals
 
 
 def test_ledgers():
