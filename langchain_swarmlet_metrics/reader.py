@@ -30,6 +30,7 @@ from langchain_swarmlet_metrics.parts import Head, head
 from langchain_swarmlet_metrics.registry import Registry
 from langchain_swarmlet_metrics.scrub import one_line
 from langchain_swarmlet_metrics.search import Found, Query, find
+from langchain_swarmlet_metrics.summaries import Summaries, Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ class StoreReader:
         self.root = make_root(settings.default_root() if root is None else Path(root).expanduser(), file_mode)
         self.overlay = Overlay()
         """Workers of this process whose files could not be written; readers are told of them from here."""
+        self._summaries = Summaries()
         self._registry = Registry(self.root / INDEX_FILE, self._scan, file_mode)
 
     def __repr__(self) -> str:
@@ -203,6 +205,22 @@ class StoreReader:
         """
         return EventReader(partial(open_alone, self._folder(worker_id), [METRICS_FILE]), within_s=within_s)
 
+    def summary(self, worker_id: str, *, within_s: float | None = None) -> Sums:
+        """Return the sums of a worker's events so far.
+
+        Of the workers that were asked for last only what has been written since is read.
+
+        Args:
+            worker_id: the name of its folder.
+            within_s: seconds after which reading stops, and the answer says so in ``stopped``; None reads to the end.
+
+        Raises:
+            WorkerNotFoundError: there is no such worker.
+            FileRefusedError: ``metrics.jsonl`` is not a plain file.
+        """
+        file = partial(open_alone, self._folder(worker_id), [METRICS_FILE])
+        return self._summaries.of(worker_id, file, within_s=within_s)
+
     def files(self, worker_id: str) -> Sequence[FileEntry]:
         """Return names and sizes of a worker's plain files, of the first few hundred.
 
@@ -252,8 +270,9 @@ class StoreReader:
                 yield Job(metadata.job_id, path.name, metadata.owner_id, metadata.status, metadata.created_at)
 
     def _newest(self, owner_id: str | None, status: str | None, since_hours: float | None) -> Iterator[Metadata]:
-        # The index may lag behind a worker's own file, and never says lost: what is open in it is always looked at.
-        statuses = None if status is None else OPEN_STATUSES | {status}
+        # The index may lag behind a worker's own file and seldom says lost: what is open in it is always looked at.
+        # It is never ahead of the file, so that who is created now is created in it, too.
+        statuses = None if status is None else {status} if status == "created" else OPEN_STATUSES | {status}
         since = None if since_hours is None else hours_ago(since_hours)
         last: Job | None = None
         page = _PAGE

@@ -13,7 +13,7 @@ from langchain_swarmlet_metrics.folder import METRICS_FILE, RESULT_FILE
 from langchain_swarmlet_metrics.imitation import quote_imitations
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
 from langchain_swarmlet_metrics.scrub import one_line, scrub_value
-from langchain_swarmlet_metrics.summary import count, digest, format_duration, summarize
+from langchain_swarmlet_metrics.summary import count, digest, format_duration
 
 if TYPE_CHECKING:
     from langchain_swarmlet_metrics.metadata import Metadata
@@ -119,14 +119,13 @@ def _silent_ms(store: ArtifactStore, metadata: Metadata) -> int:
 def digest_text(store: ArtifactStore, metadata: Metadata) -> str:
     """Return the digest of a worker's ``metrics.jsonl``, from what is in it now."""
     metadata, status = _as_it_is_now(store, metadata)
-    events = store.events(metadata.worker_id, within_s=_WITHIN_S)
-    summary = summarize(events)
+    sums = store.summary(metadata.worker_id, within_s=_WITHIN_S)
     return digest(
         metadata,
         status,
-        summary,
-        skipped=events.skipped,
-        stopped=events.stopped,
+        sums.summary,
+        skipped=sums.skipped,
+        stopped=sums.stopped,
         elapsed_ms=elapsed_ms(store, metadata, status),
         open_calls=_open_calls(store, metadata, status),
     )
@@ -152,14 +151,11 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
 
 
 def _so_far(store: ArtifactStore, metadata: Metadata, status: str) -> dict[str, Any]:
-    events = store.events(metadata.worker_id, within_s=_WITHIN_S)
-    summary = summarize(events)
+    sums = store.summary(metadata.worker_id, within_s=_WITHIN_S)
     calls = sorted(_open_calls(store, metadata, status), key=lambda item: -item[1])
     return {
-        "totals": msgspec.to_builtins(summary.totals),
-        **(
-            {"totals_of": "the first events, as metrics.jsonl is too long to be read in time"} if events.stopped else {}
-        ),
+        "totals": msgspec.to_builtins(sums.summary.totals),
+        **({"totals_of": "the first events, as metrics.jsonl is too long to be read in time"} if sums.stopped else {}),
         "open_calls": [msgspec.to_builtins(call) | {"age_ms": age_ms} for call, age_ms in calls[:_OPEN_SHOWN]],
         "open_calls_in_all": len(calls),
     }

@@ -22,6 +22,8 @@ from langchain_swarmlet_metrics.listing import FileEntry
 from langchain_swarmlet_metrics.metadata import Metadata, Parent, Process, encode
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.store import ArtifactStore, NotRecordedError
+from langchain_swarmlet_metrics.summaries import Sums
+from langchain_swarmlet_metrics.summary import summarize
 from tests.processes import READ_ONLY, needs_read_only_mounts, output_of, outputs_of, running
 
 EVENT = ToolCall(tool="ssh_exec", start_ts="", end_ts="", duration_ms=1, success=True)
@@ -411,6 +413,7 @@ def test_append(store):
     events = store.events(metadata.worker_id)
     assert list(events) == [EVENT] * 4
     assert events.skipped == 1
+    assert store.summary(metadata.worker_id) == Sums(summarize([EVENT] * 4), skipped=1)
 
 
 @pytest.mark.parametrize(
@@ -423,6 +426,7 @@ def test_there_is_no_such_worker(store, worker_id):
         store.read_worker,
         store.result,
         store.events,
+        store.summary,
         store.files,
         lambda name: store.open_file(name, "metadata.json"),
     ):
@@ -662,6 +666,8 @@ def test_list_of_a_status(store):
     behind.status = "success"
     store.save(behind)
     store.start(lost)
+    assert store.list(status="created") == [created]
+    set_in_index(store, "UPDATE jobs SET status = 'created' WHERE job_id = 4")
     assert store.list(status="created") == [created]
     assert store.list(status="failed") == [failed]
     assert store.list(status="success") == [behind]
