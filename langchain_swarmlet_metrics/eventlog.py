@@ -161,7 +161,7 @@ class EventReader:
 
     Args:
         open_file: opens the file for reading.
-        offset: where to start, in bytes.
+        offset: where to start, in bytes; in a file that is shorter than that, its beginning.
         within_s: seconds after which an iteration stops, wherever it is; None reads to the end.
     """
 
@@ -182,7 +182,8 @@ class EventReader:
         except FileNotFoundError:
             return
         with file:
-            file.seek(self._offset)
+            is_shorter = os.fstat(file.fileno()).st_size < self._offset
+            file.seek(0 if is_shorter else self._offset)
             for part in read_parts(file):
                 if time.monotonic() > deadline:
                     self.stopped = True

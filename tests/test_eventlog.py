@@ -412,6 +412,14 @@ async def test_writing_passes_on_an_event_loop(path):
     assert list(read_events(path)) == EVENTS
 
 
+@pytest.mark.parametrize("offset", [10_000, 2**53, 2**62])
+def test_a_reader_that_starts_behind_the_end(path, offset):
+    """Whoever claims that a file was longer than it is, even longer than files can be, is not believed."""
+    with closing(EventWriter(path)) as writer:
+        writer.extend(EVENTS)
+    assert list(EventReader(lambda: path.open("rb"), offset=offset)) == EVENTS
+
+
 def test_a_reader_that_runs_out_of_time(path):
     """A reader stops when its time is up, in the middle of an endless line as well, and says so."""
     with closing(EventWriter(path)) as writer:
