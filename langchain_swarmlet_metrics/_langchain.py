@@ -7,11 +7,12 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from msgspec import Struct
 
-from langchain_swarmlet_metrics.events import token_count
+from langchain_swarmlet_metrics.events import Count, token_count
 from langchain_swarmlet_metrics.scrub import UNKNOWN, error_text, identifier
 
 if TYPE_CHECKING:
@@ -40,10 +41,32 @@ class Usage(Struct, frozen=True, gc=False):
     @property
     def known(self) -> bool:
         """Tell whether the provider reported any count."""
-        return self.prompt is not None or self.completion is not None or self.total is not None
+        return self.total is not None or self.prompt is not None or self.completion is not None
 
 
 NO_USAGE = Usage()
+
+
+class _InputDetails(Struct, gc=False):
+    cache_read: Count | None = None
+    cache_creation: Count | None = None
+    ephemeral_5m_input_tokens: Count | None = None
+    ephemeral_1h_input_tokens: Count | None = None
+
+
+class _OutputDetails(Struct, gc=False):
+    reasoning: Count | None = None
+
+
+class _Reported(Struct, gc=False):
+    """What a chat model's ``usage_metadata`` says, of that which is kept."""
+
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
+    input_token_details: _InputDetails | None = None
+    output_token_details: _OutputDetails | None = None
+    total_cost: Any = None
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -62,50 +85,68 @@ NO_ANSWER = Answer()
 
 def read_answer(response: LLMResult | None) -> Answer:
     """Read an LLM result, of the first generation only: each of several choices carries the usage of all."""
-    generation = _first_generation(response)
-    output = getattr(response, "llm_output", None) or {}
+    try:
+        generation: Any = response.generations[0][0]  # type: ignore[union-attr]
+    except (AttributeError, IndexError, TypeError):
+        generation = None
     message = getattr(generation, "message", None)
     text = getattr(generation, "text", "") or ""
     if not isinstance(message, AIMessage):
+        output = _output(response)
         reported = output.get("token_usage")
         # LangChain leaves the count of a batch with its first answer, and an empty one with the others
         return Answer(output.get("model_name"), _usage_of_output(reported), (), False, text, reported == {})
     about = message.response_metadata
-    model = about.get("model_name") or output.get("model_name")
-    reported = message.usage_metadata
-    usage = _usage_of_message(reported) if reported else NO_USAGE
+    model = about.get("model_name") or _output(response).get("model_name")
+    usage, cache_hit = NO_USAGE, False
+    if reported := message.usage_metadata:
+        usage, cache_hit = _usage_of_message(reported)
     if not usage.known:
         body = about.get("body")  # of an answer that the integration could not parse
-        usage = _usage_of_output(output.get("token_usage") or about.get("token_usage") or _get(body, "usage"))
+        usage = _usage_of_output(
+            _output(response).get("token_usage") or about.get("token_usage") or _get(body, "usage")
+        )
         model = model or _get(body, "model")
-    # LangChain puts a cost of 0 on what its cache serves, and on nothing else
-    cache_hit = reported is not None and reported.get("total_cost") == 0
     return Answer(model, usage, message.tool_calls or message.invalid_tool_calls, cache_hit, text)
 
 
-def _first_generation(response: LLMResult | None) -> object:
-    generations = getattr(response, "generations", None)
-    return generations[0][0] if generations and generations[0] else None
+def _output(response: object) -> Mapping[str, Any]:
+    return getattr(response, "llm_output", None) or {}
 
 
-def _usage_of_message(reported: Mapping[str, Any]) -> Usage:
-    """Read ``usage_metadata``; its input and output counts include the parts of their details."""
-    get = reported.get
+def _usage_of_message(reported: Mapping[str, Any]) -> tuple[Usage, bool]:
+    """Read ``usage_metadata``, whose counts include their details, and whether a cache served the answer.
+
+    LangChain's cache puts a cost of 0 on what it serves, and nothing else does.
+    """
+    try:
+        told = msgspec.convert(reported, _Reported)
+    except msgspec.ValidationError:
+        told = msgspec.convert(_readable(reported), _Reported)
     cached = cache_write = reasoning = None
-    if details := get("input_token_details"):
-        cached = token_count(details.get("cache_read"))
-        cache_write = token_count(details.get("cache_creation")) or _writes_by_age(details)
-    if details := get("output_token_details"):
-        reasoning = token_count(details.get("reasoning"))
-    prompt, completion = token_count(get("input_tokens")), token_count(get("output_tokens"))
-    return Usage(prompt, completion, token_count(get("total_tokens")), cached, cache_write, reasoning)
+    if (details := told.input_token_details) is not None:
+        cached = details.cache_read
+        cache_write = details.cache_creation or _writes_by_age(details)
+    if told.output_token_details is not None:
+        reasoning = told.output_token_details.reasoning
+    usage = Usage(told.input_tokens, told.output_tokens, told.total_tokens, cached, cache_write, reasoning)
+    return usage, told.total_cost == 0
 
 
-def _writes_by_age(details: Mapping[str, Any]) -> int | None:
+def _writes_by_age(details: _InputDetails) -> int | None:
     """Read cache writes that langchain-anthropic names by their time to live; older versions name the sum, too."""
-    counts = [token_count(details.get(key)) for key in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")]
-    known = [count for count in [token_count(details.get("cache_creation")), *counts] if count is not None]
+    counts = (details.cache_creation, details.ephemeral_5m_input_tokens, details.ephemeral_1h_input_tokens)
+    known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+def _readable(reported: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be read of a report in which something is no count."""
+    return {
+        key: _readable(value) if isinstance(value, dict) else token_count(value)
+        for key, value in reported.items()
+        if type(key) is str
+    }
 
 
 def _usage_of_output(reported: object) -> Usage:
@@ -151,8 +192,8 @@ def is_after_tools(messages: Sequence[BaseMessage]) -> bool:
     return False
 
 
-def phase_of(*, after_tools: bool, asks_for_tools: bool, answered: bool) -> str:
-    """Return the phase of a call that nobody named."""
+def phase_of(after_tools: object, asks_for_tools: object, answered: object) -> str:
+    """Return the phase of a call that nobody named, of three things that are true or not."""
     if not after_tools:
         return "initial"
     return "tool_decision" if asks_for_tools or not answered else "synthesis"
@@ -170,21 +211,23 @@ NO_LABELS = Labels()
 
 
 def read_labels(metadata: Mapping[str, Any] | None) -> Labels:
-    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider.
-
-    An agent's own name comes before that of its LangGraph node, which counts unless it is plumbing.
-    """
+    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider."""
     if not metadata:
         return NO_LABELS
     get = metadata.get
     phase = get(PHASE_KEY) or ("summary" if get("lc_source") == "summarization" else None)
-    agent = get("lc_agent_name") or get("langgraph_node")
     provider = get("ls_provider")
-    return Labels(
-        identifier(phase) if phase else None,
-        identifier(agent) if agent and (agent not in _PLUMBING_NODES or get("lc_agent_name")) else None,
-        identifier(provider) if provider else None,
-    )
+    return Labels(identifier(phase) if phase else None, agent_of(metadata), identifier(provider) if provider else None)
+
+
+def agent_of(metadata: Mapping[str, Any] | None) -> str | None:
+    """Read an agent's own name, else that of its LangGraph node, which counts unless it is plumbing."""
+    if not metadata:
+        return None
+    if name := metadata.get("lc_agent_name"):
+        return identifier(name)
+    node = metadata.get("langgraph_node")
+    return identifier(node) if node and node not in _PLUMBING_NODES else None
 
 
 def attempt_of(tags: Sequence[str] | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from langchain_swarmlet_metrics import logs, tokens
 from langchain_swarmlet_metrics._langchain import Answer, Usage
 from langchain_swarmlet_metrics.collector import current_phase
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span, timestamp
-from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls
+from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls, silent
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 from langchain_swarmlet_metrics.snapshot import StartedCall
 
@@ -25,62 +25,74 @@ if TYPE_CHECKING:
 _warned_of_streams = False
 
 
-class OpenLLMCall(OpenCall):
+class OpenLLMCall(OpenCall, eq=False):
     """Hold an LLM call in flight.
 
     Args:
         messages: the prompt, or None for a completion model.
         prompt: the prompt of a completion model, or None.
         serialized: LangChain's description of the model.
-        params: the parameters of the invocation.
-        batch_size: how many prompts share one answer of the provider.
+        options: what else LangChain says: the parameters of the invocation, and how many prompts share one answer.
         base: the arguments of `OpenCall`.
     """
 
-    __slots__ = ("after_tools", "batch_size", "messages", "params", "phase", "prompt", "serialized", "thread")
+    messages: Sequence[BaseMessage] | None
+    prompt: str | None
+    serialized: Mapping[str, Any] | None
+    options: Mapping[str, Any]
+    thread: int = 0
+    phase: str | None = None
+    after_tools: bool = False
 
-    def __init__(
-        self,
-        run: int,
-        parent_run: int | None,
-        collector: MetricsCollector,
-        metadata: Mapping[str, Any] | None,
-        tags: Sequence[str] | None,
-        messages: Sequence[BaseMessage] | None,
-        prompt: str | None,
-        serialized: Mapping[str, Any] | None,
-        params: Mapping[str, Any] | None,
-        batch_size: int,
-    ) -> None:
-        self.messages = messages
-        self.prompt = prompt
-        self.serialized = serialized
-        self.params = params
-        self.batch_size = batch_size
-        self.thread = threading.get_ident() if batch_size > 1 else None
+    def __post_init__(self) -> None:
+        self.thread = get_ident()
         self.phase = current_phase()
-        self.after_tools = messages is not None and facts.is_after_tools(messages)
-        OpenCall.__init__(self, run, parent_run, collector, metadata, tags)
-        if messages is None:
+        if self.messages is not None:
+            self.after_tools = facts.is_after_tools(self.messages)
+        OpenCall.__post_init__(self)
+        if self.messages is None:
             # LangChain starts each completion in a short task of its own, and tells when it is cancelled.
             self.task = None
+
+    @property
+    def params(self) -> Mapping[str, Any] | None:
+        """Return the parameters of the invocation."""
+        return self.options.get("invocation_params")
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many prompts share one answer of the provider."""
+        return self.options.get("batch_size") or 1
 
     def first_chunk(self, token: object, chunk: object) -> None:
         """Note that the call streams, and the time of the first chunk that says something."""
         self.streamed = True
         if facts.says_something(token, chunk):
             self.ttft_ns = perf_counter_ns() - self.clock_ns
+            silent.discard(self.run)
+
+    def enter(self) -> None:
+        """Put the call into the map, and wait for its first chunk."""
+        silent.add(self.run)
+        OpenCall.enter(self)
+
+    def leave(self) -> None:
+        """Let go of the task and the chains, and wait for no chunk any more."""
+        silent.discard(self.run)
+        OpenCall.leave(self)
 
     def event(self, ending: Ending, answer: Answer) -> LLMCall:
         """Return the event of the call, which ends now."""
-        start_ts, end_ts, duration_ms = self.times()
+        start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
         labels = facts.read_labels(self.metadata)
         model = identifier(answer.model or facts.requested_model(self.serialized, self.metadata, self.params))
-        usage, source = self._usage(answer, model, ending)
+        usage, source = answer.usage, None
+        if not usage.known:
+            usage, source = self._usage(answer, model, ending)
         if answer.tool_calls and self.id is not None:
             self._remember_requests(answer, self.id)
         return LLMCall(  # by position: to match two dozen names takes ten times as long as all the rest of it
-            self.phase or labels.phase or self._phase(answer, ending),
+            self.phase or labels.phase or facts.phase_of(self.after_tools, answer.tool_calls, ending.success),
             model,
             start_ts,
             end_ts,
@@ -113,12 +125,12 @@ class OpenLLMCall(OpenCall):
             start_ts=timestamp(self.start_ns),
             id=self.id or 0,
             parent_id=self.parent_id,
-            agent=facts.read_labels(self.metadata).agent,
+            agent=facts.agent_of(self.metadata),
         )
 
     def abandon_batch(self) -> None:
         """Close the other calls of a synchronous batch that this one's failure ended; nobody tells their end."""
-        if self.thread is None or self.task is not None or self.messages is None:
+        if self.batch_size == 1 or self.task is not None or self.messages is None:
             return  # completion models tell the end of each
         for call in list(calls.values()):
             if (
@@ -128,15 +140,8 @@ class OpenLLMCall(OpenCall):
             ):
                 call.abandon("unfinished")
 
-    def _phase(self, answer: Answer, ending: Ending) -> str:
-        return facts.phase_of(
-            after_tools=self.after_tools, asks_for_tools=bool(answer.tool_calls), answered=ending.success
-        )
-
     def _usage(self, answer: Answer, model: str, ending: Ending) -> tuple[Usage, UsageSource | None]:
-        """Return the usage and where it is from: the provider, an estimate, or nowhere."""
-        if answer.usage.known:
-            return answer.usage, None
+        """Return the usage of a call whose provider did not report any, and where it is from."""
         if answer.shares_usage and self.batch_size > 1:
             return answer.usage, None  # the provider reported one count for the batch; its first call has it
         if answer.text or ending.success:
@@ -169,7 +174,7 @@ class OpenLLMCall(OpenCall):
                 self.collector.unbound_tools[tool_call_id] = identifier(request.get("name"))
 
 
-class OpenToolCall(OpenCall):
+class OpenToolCall(OpenCall, eq=False):
     """Hold a tool call in flight.
 
     Args:
@@ -178,25 +183,17 @@ class OpenToolCall(OpenCall):
         base: the arguments of `OpenCall`.
     """
 
-    __slots__ = ("requested_by", "tool")
+    tool: object
+    tool_call_id: str | None
+    requested_by: int | None = None
 
-    def __init__(
-        self,
-        run: int,
-        parent_run: int | None,
-        collector: MetricsCollector,
-        metadata: Mapping[str, Any] | None,
-        tags: Sequence[str] | None,
-        tool: object,
-        tool_call_id: str | None,
-    ) -> None:
-        OpenCall.__init__(self, run, parent_run, collector, metadata, tags)
-        self.tool = tool
-        self.requested_by = None
-        if tool_call_id is not None:
-            self.requested_by = collector.requested_by.get(tool_call_id)
+    def __post_init__(self) -> None:
+        if self.tool_call_id is not None:
+            collector = self.collector
+            self.requested_by = collector.requested_by.get(self.tool_call_id)
             if collector.unbound_tools:
-                collector.unbound_tools.pop(tool_call_id, None)
+                collector.unbound_tools.pop(self.tool_call_id, None)
+        OpenCall.__post_init__(self)
 
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
@@ -206,12 +203,12 @@ class OpenToolCall(OpenCall):
             start_ts=timestamp(self.start_ns),
             id=self.id or 0,
             parent_id=self.parent_id,
-            agent=facts.read_labels(self.metadata).agent,
+            agent=facts.agent_of(self.metadata),
         )
 
     def event(self, ending: Ending, answer: Answer) -> ToolCall:  # noqa: ARG002 - tools have no LLM answer
         """Return the event of the call, which ends now."""
-        start_ts, end_ts, duration_ms = self.times()
+        start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
         return ToolCall(  # by position, as above
             identifier(self.tool),
             start_ts,
@@ -225,7 +222,7 @@ class OpenToolCall(OpenCall):
             ending.error_type,
             ending.outcome,
             facts.attempt_of(self.tags) if self.tags else None,
-            facts.read_labels(self.metadata).agent,
+            facts.agent_of(self.metadata),
         )
 
 
@@ -250,7 +247,7 @@ def record_unknown_tools(
             id=collector.next_id(),
             requested_by=collector.requested_by.get(answer.tool_call_id),
             outcome="unknown_tool",
-            agent=facts.read_labels(metadata).agent,
+            agent=facts.agent_of(metadata),
         )
         if collector.capture is not None:
             collector.capture.answered(event, facts.requested_args(messages, answer.tool_call_id), answer)

@@ -8,10 +8,11 @@ import threading
 import time
 import weakref
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from langchain_swarmlet_metrics import locks, modes
-from langchain_swarmlet_metrics.events import decode_lines, encode
+from langchain_swarmlet_metrics.events import decode_lines, encode_lines
 from langchain_swarmlet_metrics.folder import ends_torn
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ class EventWriter:
             OSError: the event was not written, or only a part of it, which readers skip.
             ValueError: the writer is closed.
         """
-        self._append(encode(event))
+        self._append(encode_lines((event,)))
 
     def extend(self, events: Iterable[Event]) -> None:
         """Append several events with one write; raises as a call does."""
-        self._append(b"".join(map(encode, events)))
+        self._append(encode_lines(events))
 
     def size(self) -> int | None:
         """Return how many bytes the file has, or None when the writer is closed."""
@@ -96,7 +97,7 @@ class EventWriter:
     def _append(self, lines: bytes) -> None:
         # No lock around the write: it is one system call on a file opened for append, and threads that wait for each
         # other here would lose far more time than they need for it.
-        writing, thread = self._writing, threading.get_ident()
+        writing, thread = self._writing, get_ident()
         writing.append(thread)
         try:
             if self._closed:
@@ -106,12 +107,10 @@ class EventWriter:
             written = self._file.write(data)
         finally:
             writing.remove(thread)
-        if written != len(data):
-            self._torn = True
+        self._torn = written != len(data)
+        if self._torn:
             msg = f"only {written} of {len(data)} bytes could be written to {self._path}"
             raise OSError(msg)
-        if self._torn:
-            self._torn = False
 
     def _leave_to_parent(self) -> None:
         """Close the file in a forked child; the lock stays with the parent, which has the file open still."""

@@ -11,10 +11,10 @@ from langchain_core.tracers.context import register_configure_hook
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import inflight
-from langchain_swarmlet_metrics._langchain import parent_key, run_key
+from langchain_swarmlet_metrics._langchain import parent_key, read_answer, run_key
 from langchain_swarmlet_metrics.calls import OpenLLMCall, OpenToolCall, record_unknown_tools
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
-from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending
+from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +41,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
+    # The base class has these as properties, which LangChain calls for every event and token.
+    ignore_llm = False
+    ignore_chat_model = False
+    ignore_agent = False
 
     def __init__(self, collector: MetricsCollector | None = None) -> None:
         self._collector = collector
@@ -48,7 +52,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     @property
     def ignore_chain(self) -> bool:
         """Tell LangChain to skip chain events: they matter only while a call is open."""
-        return not inflight.calls
+        return not calls
 
     def on_chat_model_start(
         self,
@@ -62,8 +66,17 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Open an LLM call of a chat model."""
+        run = run_key(run_id)
+        collector = self._claim(run)
+        if collector is None:
+            return
         prompt = messages[0] if messages else []
-        self._open_llm(serialized, prompt, None, run_id, parent_run_id, metadata, tags, kwargs)
+        if collector.unbound_tools:
+            record_unknown_tools(collector, prompt, metadata)
+        call = OpenLLMCall(run, parent_key(parent_run_id), collector, metadata, tags, prompt, None, serialized, kwargs)
+        if collector.capture is not None:
+            collector.capture.llm_started(call)
+        call.enter()
 
     def on_llm_start(
         self,
@@ -77,38 +90,48 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Open an LLM call of a completion model."""
-        prompt = prompts[0] if prompts else ""
-        self._open_llm(serialized, None, prompt, run_id, parent_run_id, metadata, tags, kwargs)
+        run = run_key(run_id)
+        collector = self._claim(run)
+        if collector is not None:
+            prompt = prompts[0] if prompts else ""
+            parent = parent_key(parent_run_id)
+            call = OpenLLMCall(run, parent, collector, metadata, tags, None, prompt, serialized, kwargs)
+            if collector.capture is not None:
+                collector.capture.llm_started(call)
+            call.enter()
 
-    def on_llm_new_token(self, token: object, *, chunk: object = None, run_id: UUID, **kwargs: Any) -> None:
-        """Note when a streamed call said something first."""
-        call = inflight.calls.get(run_key(run_id))
-        if call is None or call.ttft_ns is not None:
-            return
-        if isinstance(call, OpenLLMCall):
-            call.first_chunk(token, chunk)
+    def on_llm_new_token(
+        self,
+        token: object,
+        *,
+        chunk: object = None,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note when a streamed call said something first; this is called for hundreds of chunks of it."""
+        if silent:
+            self._first_chunk(run_key(run_id), token, chunk)
 
     def on_stream_event(self, event: Mapping[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
         """Note when a call streamed as typed events said something first."""
-        call = inflight.calls.get(run_key(run_id))
-        if call is None or call.ttft_ns is not None:
-            return
-        if isinstance(call, OpenLLMCall):
-            call.first_chunk(facts.text_of_stream_event(event), None)
+        if silent:
+            self._first_chunk(run_key(run_id), facts.text_of_stream_event(event), None)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
-        call = inflight.calls.get(run_key(run_id))
+        call = calls.get(run_key(run_id))
         if call is not None:
-            call.end(RETURNED, facts.read_answer(response), response)
+            call.end(RETURNED, read_answer(response), response)
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
-        call = inflight.calls.get(run_key(run_id))
+        call = calls.get(run_key(run_id))
         if call is not None:
-            call.end(Ending.of(error), facts.read_answer(response), response)
+            call.end(Ending.of(error), read_answer(response), response)
         if isinstance(call, OpenLLMCall):
             call.abandon_batch()
 
@@ -137,14 +160,14 @@ class MetricsCallbackHandler(BaseCallbackHandler):
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that returned; what it returned may say that it failed."""
-        call = inflight.calls.get(run_key(run_id))
+        call = calls.get(run_key(run_id))
         if call is not None:
             error = facts.handled_error(output)
             call.end(RETURNED if error is None else Ending(success=False, error=error), said=output)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that raised, was cancelled or was interrupted."""
-        call = inflight.calls.get(run_key(run_id))
+        call = calls.get(run_key(run_id))
         if call is not None:
             call.end(Ending.of(error), said=error)
 
@@ -172,38 +195,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if isinstance(error, CancelledError):
             inflight.cancel_children(run)
 
-    def _open_llm(
-        self,
-        serialized: Mapping[str, Any] | None,
-        messages: list[BaseMessage] | None,
-        prompt: str | None,
-        run_id: UUID,
-        parent_run_id: UUID | None,
-        metadata: Mapping[str, Any] | None,
-        tags: Sequence[str] | None,
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        run = run_key(run_id)
-        collector = self._claim(run)
-        if collector is None:
-            return
-        if messages and collector.unbound_tools:
-            record_unknown_tools(collector, messages, metadata)
-        call = OpenLLMCall(
-            run,
-            parent_key(parent_run_id),
-            collector,
-            metadata,
-            tags,
-            messages,
-            prompt,
-            serialized,
-            kwargs.get("invocation_params"),
-            kwargs.get("batch_size") or 1,
-        )
-        if collector.capture is not None:
-            collector.capture.llm_started(call)
-        call.enter()
+    def _first_chunk(self, run: int, token: object, chunk: object) -> None:
+        call = calls.get(run) if run in silent else None
+        if isinstance(call, OpenLLMCall):
+            call.first_chunk(token, chunk)
 
     def _claim(self, run: int) -> MetricsCollector | None:
         """Return where a run that starts belongs; None when another handler has it, or its worker has ended."""
@@ -213,7 +208,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             collector = bound
         if collector is None:
             collector = UNATTACHED
-        known = inflight.calls.get(run)
+        known = calls.get(run)
         if known is not None:
             if bound is None or known.collector is collector:
                 return None

@@ -7,11 +7,10 @@ number of handlers end each call exactly once.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from asyncio import _get_running_loop, current_task  # current_task() raises without a loop
 from contextvars import Context
 from threading import get_ident
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns, sleep, time_ns
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -20,7 +19,6 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs
 from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
-from langchain_swarmlet_metrics.events import Event, Outcome, span
 from langchain_swarmlet_metrics.metadata import Parent
 from langchain_swarmlet_metrics.parts import quoted
 from langchain_swarmlet_metrics.scrub import error_text
@@ -29,11 +27,15 @@ from langchain_swarmlet_metrics.trace import NO_TRACE, Trace, trace_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from langchain_swarmlet_metrics.events import Event, Outcome
     from langchain_swarmlet_metrics.snapshot import StartedCall
 
 
 calls: dict[int, OpenCall] = {}
 """Run (``UUID.int``) -> its open call."""
+
+silent: set[int] = set()
+"""Runs of the open LLM calls of which nothing has been streamed yet that says something."""
 
 _enclosing: dict[int, OpenCall] = {}
 """Chain run -> the open call that it runs inside of; emptied by the chain's end, at the latest by the call's."""
@@ -41,6 +43,13 @@ _enclosing: dict[int, OpenCall] = {}
 UNATTACHED = MetricsCollector(None, writer=lambda _event: None)
 """Takes the calls made without a worker: they are logged and belong to no file."""
 
+NEVER = 1 << 63
+turn_ns = NEVER
+"""From when on the pulse's thread may be waiting for its turn, on the clock of `perf_counter_ns`; set by the pulse."""
+
+_TURN_S = 50e-6
+_BETWEEN_TURNS_NS = 5_000_000
+_given_ns = 0
 _NO_CONTEXT = Context()  # a done callback would otherwise keep the whole context of the agent alive
 _SWEEP_FROM = 64
 _sweep_at = _SWEEP_FROM
@@ -67,57 +76,58 @@ class Ending(Struct, frozen=True, gc=False):
 RETURNED = Ending()
 
 
-class OpenCall(ABC):
+class _State(Struct, kw_only=True, eq=False):
+    """Hold what is noted of a call after it was made."""
+
+    id: int | None = None
+    parent_id: int | None = None
+    streamed: bool = False
+    ttft_ns: int | None = None
+    chains: set[int] | None = None
+    task: asyncio.Task[Any] | None = None
+    start_ns: int = 0
+    clock_ns: int = 0
+
+
+class OpenCall(_State, eq=False):
     """Hold what is known of a call that has started and not ended.
 
     Args:
         run: LangChain's run id, as an integer.
-        parent_run: the run that this one is a child of, or None.
+        parent_run: the run that this one is a child of, likewise, or None.
         collector: where its event goes.
         metadata: what LangChain says of the run; kept until the call ends, as its tags are.
         tags: the run's own tags.
     """
 
-    __slots__ = (
-        "chains", "clock_ns", "collector", "id", "metadata", "parent_id", "parent_run",
-        "run", "start_ns", "streamed", "tags", "task", "ttft_ns",
-    )  # fmt: skip
+    run: int
+    parent_run: int | None
+    collector: MetricsCollector
+    metadata: Mapping[str, Any] | None
+    tags: Sequence[str] | None
 
-    def __init__(
-        self,
-        run: int,
-        parent_run: int | None,
-        collector: MetricsCollector,
-        metadata: Mapping[str, Any] | None,
-        tags: Sequence[str] | None,
-    ) -> None:
-        self.run = run
-        self.parent_run = parent_run
-        self.collector = collector
-        self.metadata = metadata
-        self.tags = tags
-        self.chains: set[int] | None = None
-        self.streamed = False
-        self.ttft_ns: int | None = None
-        self.id: int | None = None
-        self.parent_id: int | None = None
+    def __post_init__(self) -> None:
+        collector = self.collector
         if collector is not UNATTACHED:
             self.id = collector.next_id()
-            if parent_run is not None:
-                enclosing = calls.get(parent_run) or _enclosing.get(parent_run)
+            if self.parent_run is not None:
+                enclosing = calls.get(self.parent_run) or _enclosing.get(self.parent_run)
                 if enclosing is not None and enclosing.collector is collector:
                     self.parent_id = enclosing.id
-        self.task = None if _get_running_loop() is None else current_task()
+        if _get_running_loop() is not None:
+            self.task = current_task()
         self.start_ns = time_ns()
-        self.clock_ns = perf_counter_ns()
+        self.clock_ns = clock_ns = perf_counter_ns()
+        if clock_ns > turn_ns:
+            _give_way(clock_ns)
 
-    @abstractmethod
     def event(self, ending: Ending, answer: Answer) -> Event:
         """Return the event of the call, which ends now."""
+        raise NotImplementedError
 
-    @abstractmethod
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
+        raise NotImplementedError
 
     def end(self, ending: Ending, answer: Answer = NO_ANSWER, said: object = None) -> None:
         """Take the call out of the map and hand its event to its collector, unless somebody else just did.
@@ -127,16 +137,16 @@ class OpenCall(ABC):
             answer: what an LLM's result says that the event needs.
             said: the result, output or error itself, for content capture.
         """
-        ending_now, this = self.collector.ending, (get_ident(), self)
+        collector = self.collector
+        ending_now, this = collector.ending, (get_ident(), self)
         ending_now.append(this)  # the worker waits for this before it ends, and until it is written it counts as open
         try:
             if calls.pop(self.run, None) is self:
-                if self.task is not None or self.chains is not None:
-                    self.leave()
+                self.leave()
                 event = self.event(ending, answer)
-                if self.collector.capture is not None:
-                    self.collector.capture.ended(event, said)
-                self.collector.add(event)
+                if collector.capture is not None:
+                    collector.capture.ended(event, said)
+                collector.add(event)
         finally:
             ending_now.remove(this)
 
@@ -155,8 +165,9 @@ class OpenCall(ABC):
         """Let go of the task and of the chains that ran inside the call."""
         if self.task is not None:
             self.task.remove_done_callback(self._task_done)
-        for chain in self.chains or ():
-            _enclosing.pop(chain, None)
+        if self.chains is not None:
+            for chain in self.chains:
+                _enclosing.pop(chain, None)
 
     def abandon(self, outcome: Outcome) -> None:
         """End a call that will never be told its end."""
@@ -167,10 +178,6 @@ class OpenCall(ABC):
         if self.task is None:
             return False
         return self.task.done() or (self.task is leaving and not self.streamed)
-
-    def times(self) -> tuple[str, str, int]:
-        """Return when the call started and ended (now), and its duration in milliseconds, as an event has them."""
-        return span(self.start_ns, perf_counter_ns() - self.clock_ns)
 
     def _task_done(self, _task: asyncio.Task[Any]) -> None:
         # A stream outlives the task of its first chunk when each chunk is awaited in a task of its own.
@@ -244,6 +251,18 @@ def enclosing_trace(traceparent: str | None) -> Trace:
         logs.warn("The traceparent %s is no W3C Trace Context header and is not kept", quoted(traceparent))
     current = get_metrics_collector()
     return NO_TRACE if current is None else Trace(current.trace_id)
+
+
+def _give_way(now_ns: int) -> None:
+    """Let the pulse's thread run.
+
+    Each write lets go of the interpreter, but has it back before another thread is awake. Beside an agent that makes
+    many short calls the pulse would be woken up by every write, for nothing, at 5 us each; and would never run.
+    """
+    global _given_ns  # noqa: PLW0603 - the one pulse of the process
+    if now_ns - _given_ns > _BETWEEN_TURNS_NS:  # it may hang: on a file system that does, for example
+        _given_ns = now_ns
+        sleep(_TURN_S)
 
 
 def _enclosing_call(run: int | None) -> OpenCall | None:

@@ -4,7 +4,8 @@ The logger ``langchain_swarmlet_metrics`` has a ``NullHandler`` and nothing else
 its records there once the logger's level is INFO; who has not calls `configure_logging`.
 
 The handlers run in a thread of their own: one that hangs, on a pipe that nobody reads or a server that does not
-answer, must not hold up the agent.
+answer, must not hold up the agent. Only where all of them append to plain files, as the events themselves are
+written, does the agent do it: to wake another thread up takes longer than that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import msgspec
 
 from langchain_swarmlet_metrics import modes
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
+from langchain_swarmlet_metrics.plainfiles import file_handlers
 from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
 from langchain_swarmlet_metrics.scrub import one_line
 
@@ -36,6 +38,7 @@ LLM_CALL_COMPLETE = "llm_call_complete"
 TOOL_CALL_COMPLETE = "tool_call_complete"
 
 _WAIT_S = 1.0
+_SHORT = 200
 
 _logger = logging.getLogger(LOGGER_NAME)
 _logger.addHandler(logging.NullHandler())
@@ -78,11 +81,15 @@ class LogSink:
         fields["event"] += "_complete"
         if self._worker_id is not None:
             fields["worker_id"] = self._worker_id
-        # The pairs are an argument, not the message: exporters group by the message, some can't send one that
-        # is no str. And info() would look for its caller, which takes 2 us and always finds this line.
-        message, args = fields["event"] + " %s", (_Pairs(fields),)
-        record = _logger.makeRecord(LOGGER_NAME, logging.INFO, __file__, 0, message, args, None, "LogSink", fields)
-        self._sender.send((copy_context(), record))
+        handlers = file_handlers(_logger, _FORMATTERS)
+        if handlers is not None:
+            all_ours = all(type(handler.formatter) in _OURS for handler in handlers)
+            record = _OwnRecord(fields) if all_ours else _record(fields)
+            for handler in handlers:
+                if handler.level <= logging.INFO:
+                    handler.handle(record)
+            return
+        self._sender.send((copy_context(), _record(fields)))
         if self._waits:
             self._sender.drain(_WAIT_S)
 
@@ -203,6 +210,26 @@ def warn(message: str, *args: object) -> None:
             _warnings.drain(_WAIT_S)
 
 
+def _record(fields: dict[str, Any]) -> logging.LogRecord:
+    # The pairs are an argument, not the message: exporters group by the message, some can't send one that
+    # is no str. And info() would look for its caller, which takes 2 us and always finds this line.
+    message, args = fields["event"] + " %s", (_Pairs(fields),)
+    return _logger.makeRecord(LOGGER_NAME, logging.INFO, __file__, 0, message, args, None, "LogSink", fields)
+
+
+class _OwnRecord(logging.LogRecord):
+    """A record that only our own formatters see: without thread, process and place, which took most of its time."""
+
+    name, levelno, exc_info, exc_text, stack_info = LOGGER_NAME, logging.INFO, None, None, None
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.created = time.time()
+        self.levelname = logging.getLevelName(logging.INFO)
+        self.msg = fields["event"] + " %s"
+        self.args = (_Pairs(fields),)
+        self.__dict__.update(fields)
+
+
 def _handle(item: tuple[Context, logging.LogRecord]) -> None:
     """Have the handlers take a record, in the context in which it was made."""
     context, record = item
@@ -217,6 +244,9 @@ def drain(timeout_s: float = _WAIT_S) -> bool:
     """
     return _relay.drain(timeout_s)
 
+
+_OURS: set[type] = {KeyValueFormatter, JSONLinesFormatter}
+_FORMATTERS: set[type] = {*_OURS, logging.Formatter, type(None)}
 
 _relay: Relay[tuple[Sender[Any], Any]] = Relay(deliver)
 _warnings = Sender(_relay, _handle)
@@ -239,14 +269,24 @@ class _Pairs:
 
 def _pairs(fields: dict[str, Any]) -> str:
     pairs = []
+    get = fields.get
     for key in _KEYS[fields["event"]]:
-        value = fields.get(key)
+        value = get(key)
         if value is not None:
             text = str(value)
-            pairs.append(f"{key}={text if isinstance(value, int) else _NOT_BARE.sub(_escape, text)}")
+            pairs.append(f"{key}={text if isinstance(value, int) else _bare(text)}")
     if "error" in fields:
         pairs.append(f'error="{_NOT_QUOTED.sub(_escape, str(fields["error"]))}"')
     return " ".join(pairs)
+
+
+def _bare(text: str) -> str:
+    return _short_bare(text) if len(text) <= _SHORT else _NOT_BARE.sub(_escape, text)
+
+
+@lru_cache(maxsize=256)  # phases, models and workers come again and again
+def _short_bare(text: str) -> str:
+    return _NOT_BARE.sub(_escape, text)
 
 
 def _keys(kind: type[msgspec.Struct], first: str) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.25
 
 _BEATS_TO_ATTEMPT = 4
+_AGE_NS = 100_000_000  # of a call worth a file: most end sooner, and half a second leaves time for one more beat
+_TURN_NS = int((INTERVAL_S + 0.001) * 1e9)
 
 
 class Watch:
@@ -153,8 +155,10 @@ class _Pulse:
     def _run(self) -> None:
         beats = 0
         while self._is_wanted.wait():
+            inflight.turn_ns = time.perf_counter_ns() + _TURN_NS
             time.sleep(INTERVAL_S)
             self._beat()
+            inflight.turn_ns = inflight.NEVER
             beats += 1
             if beats % _BEATS_TO_ATTEMPT == 0:
                 self.try_again()
@@ -166,12 +170,14 @@ class _Pulse:
         calls: dict[MetricsCollector, list[OpenCall]] = defaultdict(list)
         for call in list(inflight.calls.values()):
             calls[call.collector].append(call)
+        begun_by_ns = time.perf_counter_ns() - _AGE_NS
         for watch, size in sizes:
             collector = watch.collector
             if size is None or collector is None:
                 self.discard(watch)
             else:
-                watch.note(size, inflight.with_ending(calls[collector], collector))
+                seen = inflight.with_ending(calls[collector], collector)
+                watch.note(size, [call for call in seen if call.clock_ns < begun_by_ns])
 
 
 _pulse = _Pulse()
@@ -192,6 +198,7 @@ def _restart() -> None:
     """Begin anew in a forked child: the thread and the workers are the parent's."""
     global _pulse  # noqa: PLW0603 - the one thread of the process
     _pulse = _Pulse()
+    inflight.turn_ns = inflight.NEVER
 
 
 if hasattr(os, "register_at_fork"):

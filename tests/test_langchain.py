@@ -59,7 +59,7 @@ def test_is_after_tools(messages, after):
 )
 def test_phase_of(after_tools, asks, answered, phase):
     """The phase follows from what came before and what the answer asks for."""
-    assert facts.phase_of(after_tools=after_tools, asks_for_tools=asks, answered=answered) == phase
+    assert facts.phase_of(after_tools, asks, answered) == phase
 
 
 @pytest.mark.parametrize(

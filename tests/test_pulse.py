@@ -99,17 +99,17 @@ def _carried(function):
 def test_call_that_is_just_ending(runner, monkeypatch):
     """A call whose end has been told and whose line is not written yet is open: a crash would leave no other trace."""
     reading, go_on = threading.Event(), threading.Event()
-    read_labels = facts.read_labels
+    agent_of = facts.agent_of
 
     def held(metadata):
         if threading.current_thread() is thread:
             reading.set()
             go_on.wait(60)
-        return read_labels(metadata)
+        return agent_of(metadata)
 
     with runner.worker("wait") as worker:
         thread = threading.Thread(target=_carried(lambda: add.invoke({"a": 1, "b": 2})))
-        monkeypatch.setattr(facts, "read_labels", held)
+        monkeypatch.setattr(facts, "agent_of", held)
         thread.start()
         reading.wait(60)
         taken = eventually(lambda: snapshot_of(worker))
@@ -121,6 +121,33 @@ def test_call_that_is_just_ending(runner, monkeypatch):
         thread.join()
         assert not runner.store.open_calls(worker.metadata)
         eventually(lambda: snapshot_of(worker) is None)
+
+
+def test_beside_a_busy_agent(runner):
+    """A call that stays open is noted in time, though another thread makes short calls without a pause."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    @tool
+    def slow(query: str) -> str:
+        """Wait."""
+        inside.set()
+        go_on.wait(60)
+        return query
+
+    with runner.worker("wait") as worker:
+        thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
+        thread.start()
+        inside.wait(60)
+        count, until = 0, time.monotonic() + 60
+        while snapshot_of(worker) is None and time.monotonic() < until:
+            for _ in range(20):
+                add.invoke({"a": 1, "b": 2})
+            count += 20
+        taken = snapshot_of(worker)
+        go_on.set()
+        thread.join()
+    assert [call["id"] for call in taken["calls"]] == [1]  # the short ones are over before they are worth a file
+    assert worker.totals.tool_calls == count + 1
 
 
 def test_worker_that_ends_with_open_calls(runner):

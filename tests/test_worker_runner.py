@@ -627,14 +627,14 @@ def test_forked_child_leaves_the_worker_alone(runner):
 def test_call_that_ends_as_the_block_ends(runner, monkeypatch):
     """A call that another thread is just ending when the block ends is on disk and in the totals."""
     reading, go_on = threading.Event(), threading.Event()
-    read_labels = facts.read_labels
+    agent_of = facts.agent_of
 
     def held(metadata):
         reading.set()
         go_on.wait(10)
-        return read_labels(metadata)
+        return agent_of(metadata)
 
-    monkeypatch.setattr(facts, "read_labels", held)
+    monkeypatch.setattr(facts, "agent_of", held)
     with runner.worker("race") as worker:
         bound = {"callbacks": [MetricsCallbackHandler(worker.collector)]}
         thread = threading.Thread(target=add.invoke, args=({"a": 1, "b": 2}, bound))
