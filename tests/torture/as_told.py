@@ -26,7 +26,7 @@ _CLOCK_S = 0.02  # the file system's clock ticks this slowly at worst
 
 def check_status(look: Look) -> None:
     """Require that a worker that had not ended is lost, and that every other one keeps its status."""
-    if look.worker_id in look.case.made:
+    if look.metadata.process is None or look.worker_id in look.case.made:  # killed before it could say that it made it
         look.require(look.status == "created", f"was made by hand and is {look.status}")
     elif look.worker_id in look.case.ended:
         look.count(ended=1)
