@@ -48,6 +48,20 @@ def snapshot_of(worker):
         return None
 
 
+def waiting_tool():
+    """Return a tool that waits, what it sets when it is called, and what it waits for."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    @tool
+    def slow(query: str) -> str:
+        """Wait."""
+        inside.set()
+        go_on.wait(60)
+        return query
+
+    return slow, inside, go_on
+
+
 def test_open_calls_of_a_live_worker(runner):
     """While calls stay open the file names them, nested ones too; the digest and the metadata tell their age."""
     inside, go_on = threading.Event(), threading.Event()
@@ -125,15 +139,7 @@ def test_call_that_is_just_ending(runner, monkeypatch):
 
 def test_beside_a_busy_agent(runner):
     """A call that stays open is noted in time, though another thread makes short calls without a pause."""
-    inside, go_on = threading.Event(), threading.Event()
-
-    @tool
-    def slow(query: str) -> str:
-        """Wait."""
-        inside.set()
-        go_on.wait(60)
-        return query
-
+    slow, inside, go_on = waiting_tool()
     with runner.worker("wait") as worker:
         thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
         thread.start()
@@ -152,15 +158,7 @@ def test_beside_a_busy_agent(runner):
 
 def test_worker_that_ends_with_open_calls(runner):
     """The end of a worker removes the file, also while a call in a thread goes on."""
-    inside, go_on = threading.Event(), threading.Event()
-
-    @tool
-    def slow(query: str) -> str:
-        """Wait."""
-        inside.set()
-        go_on.wait(60)
-        return query
-
+    slow, inside, go_on = waiting_tool()
     with runner.worker("wait") as worker:
         thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
         thread.start()
