@@ -257,7 +257,7 @@ def _give_way(now_ns: int) -> None:
     """Let the pulse's thread run.
 
     Each write lets go of the interpreter, but has it back before another thread is awake. Beside an agent that makes
-    many short calls the pulse would be woken up by every write, for nothing, at 5 us each; and would never run.
+    many short calls the pulse would be woken up by every write, for nothing, at some 6 us each, and hardly ever run.
     """
     global _given_ns  # noqa: PLW0603 - the one pulse of the process
     if now_ns - _given_ns > _BETWEEN_TURNS_NS:  # it may hang: on a file system that does, for example
