@@ -76,14 +76,16 @@ def test_folder_that_is_gone(runner):
 
 def test_one_warning(runner, monkeypatch, caplog):
     """However often writing fails, one warning says so."""
+    alone = pulse._Pulse()  # the process's own may still attempt what other tests have left behind
+    monkeypatch.setattr(pulse, "_pulse", alone)
     monkeypatch.setattr("langchain_swarmlet_metrics.store.replace_file", no_room)
     with runner.worker("full") as worker:
         worker.result = "3"
     for _ in range(3):
-        assert pulse._pulse.try_again() in (0, 1)
+        assert alone.try_again() in (0, 1)
     assert len([record for record in caplog.records if worker.worker_id in record.getMessage()]) == 1
     monkeypatch.undo()
-    pulse.try_a_last_time()
+    alone.try_again()
 
 
 def test_memory_is_bounded(tmp_path):
