@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 import weakref
 from functools import partial
-from threading import get_ident
+from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from langchain_swarmlet_metrics import locks, modes
@@ -25,7 +24,6 @@ _LONGEST_LINE = 1 << 20
 _READ_SIZE = 1 << 18
 _TRIES = 20
 _PAUSE_S = 0.01
-_CLOSE_S = 1.0
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -48,76 +46,72 @@ class EventWriter:
     def __init__(self, path: Path, mode: int = modes.PRIVATE, *, lock: bool = True) -> None:
         self.name = path.name
         self._path = path
-        self._closing = threading.RLock()  # a signal handler or a finalizer may close while this thread does
-        self._closed = False
-        self._writing: list[int] = []
-        self._file = open(path, "a+b", buffering=0, opener=partial(_open, mode=mode))  # noqa: SIM115
+        file = _File(path, "a+b", opener=partial(_open, mode=mode))
+        if lock and not _locked(file.fileno()):
+            msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
+            raise BlockingIOError(msg)
+        self._torn = ends_torn(file)
+        self._file: _File | None = file
         _writers.add(self)
-        try:
-            if lock and not _locked(self._file.fileno()):
-                msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
-                raise BlockingIOError(msg)
-            self._torn = ends_torn(self._file)
-        except BaseException:
-            self._file.close()
-            raise
 
     def __repr__(self) -> str:
         return f"EventWriter({str(self._path)!r})"
 
-    def __call__(self, event: Event) -> None:
-        """Append one event.
+    def __call__(self, *events: Event) -> None:
+        """Append one event, or several with one write.
 
         Raises:
-            OSError: the event was not written, or only a part of it, which readers skip.
+            OSError: the events were not written, or only a part of them, which readers skip.
             ValueError: the writer is closed.
         """
-        self._append(encode_lines((event,)))
+        # No lock around the write: it is one system call on a file opened for append, and threads that wait for each
+        # other here would lose far more time than they need for it.
+        file = self._file
+        if file is None:
+            msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
+            raise ValueError(msg)
+        lines = encode_lines(events)
+        if self._torn:
+            lines = b"\n" + lines
+        written = file.write(lines)
+        if written == len(lines) and not self._torn:
+            return
+        self._torn = written != len(lines)
+        if self._torn:
+            msg = f"only {written} of {len(lines)} bytes could be written to {self._path}"
+            raise OSError(msg)
 
     def extend(self, events: Iterable[Event]) -> None:
         """Append several events with one write; raises as a call does."""
-        self._append(encode_lines(events))
+        self(*events)
 
     def size(self) -> int | None:
         """Return how many bytes the file has, or None when the writer is closed."""
-        with self._closing:
-            return None if self._file.closed else os.fstat(self._file.fileno()).st_size
+        file = self._file
+        return None if file is None else os.fstat(file.fileno()).st_size
 
     def close(self) -> None:
-        """Free the lock and close the file; closing again does nothing."""
-        with self._closing:
-            self._closed = True
-            here, deadline = threading.get_ident(), time.monotonic() + _CLOSE_S
-            while any(thread != here for thread in self._writing[:]) and time.monotonic() < deadline:
-                time.sleep(0)  # closed under a thread that is about to write, the descriptor could be another file's
-            if not self._file.closed:
-                locks.free(self._file.fileno())
-                self._file.close()
-
-    def _append(self, lines: bytes) -> None:
-        # No lock around the write: it is one system call on a file opened for append, and threads that wait for each
-        # other here would lose far more time than they need for it.
-        writing, thread = self._writing, get_ident()
-        writing.append(thread)
-        try:
-            if self._closed:
-                msg = f"{self._path} is closed: its worker has ended, or this process was forked from its worker's"
-                raise ValueError(msg)
-            data = b"\n" + lines if self._torn else lines
-            written = self._file.write(data)
-        finally:
-            writing.remove(thread)
-        self._torn = written != len(data)
-        if self._torn:
-            msg = f"only {written} of {len(data)} bytes could be written to {self._path}"
-            raise OSError(msg)
+        """Free the lock and close the file, once a thread that is writing has done so; closing again does nothing."""
+        file, self._file = self._file, None
+        if file is not None:
+            locks.free(file.fileno())
 
     def _leave_to_parent(self) -> None:
         """Close the file in a forked child; the lock stays with the parent, which has the file open still."""
-        self._closing = threading.RLock()  # another thread of the parent may have held the old one,
-        self._writing = []  # or have been writing
-        self._closed = True
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()  # threads of the parent that were writing never let go of it here
+
+
+class _File(FileIO):
+    """Close with the last reference to it.
+
+    Closed under a thread that is about to write, its descriptor could be another file's by then. Whoever writes has a
+    reference, so nobody needs to keep account of who does.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class NoWriter:
