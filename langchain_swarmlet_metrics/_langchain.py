@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
+from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from msgspec import Struct
 
+from langchain_swarmlet_metrics import scrub
 from langchain_swarmlet_metrics.events import Count, token_count
 from langchain_swarmlet_metrics.scrub import UNKNOWN, error_text, identifier
 
@@ -24,49 +27,51 @@ PHASE_KEY = "swarmlet_phase"
 RETRY_TAG = "retry:attempt:"
 _TOOL_MESSAGES = frozenset({"tool", "ToolMessageChunk"})
 _HUMAN_MESSAGES = frozenset({"human", "HumanMessageChunk"})
-_PLUMBING_NODES = frozenset({"model", "tools", "agent"})
+_PLUMBING_NODES = ("model", "tools", "agent")
 _BLOCK_LABELS = frozenset({"type", "index", "id"})
 
 
-class Usage(Struct, frozen=True, gc=False):
-    """Count the tokens of one LLM call as its provider reported them; None is not known."""
+class InputDetails(Struct, frozen=True, gc=False):
+    """Say which part of a prompt a cache served or keeps, in LangChain's words."""
 
-    prompt: int | None = None
-    completion: int | None = None
-    total: int | None = None
-    cached: int | None = None
-    cache_write: int | None = None
-    reasoning: int | None = None
-
-    @property
-    def known(self) -> bool:
-        """Tell whether the provider reported any count."""
-        return self.total is not None or self.prompt is not None or self.completion is not None
-
-
-NO_USAGE = Usage()
-
-
-class _InputDetails(Struct, gc=False):
     cache_read: Count | None = None
     cache_creation: Count | None = None
     ephemeral_5m_input_tokens: Count | None = None
     ephemeral_1h_input_tokens: Count | None = None
 
+    @property
+    def written(self) -> int | None:
+        """Return how much was written to a cache: the sum, or what langchain-anthropic tells by time to live."""
+        if self.cache_creation:
+            return self.cache_creation
+        counts = (self.cache_creation, self.ephemeral_5m_input_tokens, self.ephemeral_1h_input_tokens)
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
 
-class _OutputDetails(Struct, gc=False):
+
+class OutputDetails(Struct, frozen=True, gc=False):
+    """Say which part of an answer is not text, in LangChain's words."""
+
     reasoning: Count | None = None
 
 
-class _Reported(Struct, gc=False):
-    """What a chat model's ``usage_metadata`` says, of that which is kept."""
+class Usage(Struct, frozen=True, gc=False):
+    """Count the tokens of one LLM call as its provider reported them, in LangChain's words; None is not known."""
 
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     total_tokens: Count | None = None
-    input_token_details: _InputDetails | None = None
-    output_token_details: _OutputDetails | None = None
+    input_token_details: InputDetails | None = None
+    output_token_details: OutputDetails | None = None
     total_cost: Any = None
+
+    @property
+    def known(self) -> bool:
+        """Tell whether the provider reported any count."""
+        return self.total_tokens is not None or self.input_tokens is not None or self.output_tokens is not None
+
+
+NO_USAGE = Usage()
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -87,57 +92,41 @@ def read_answer(response: LLMResult | None) -> Answer:
     """Read an LLM result, of the first generation only: each of several choices carries the usage of all."""
     try:
         generation: Any = response.generations[0][0]  # type: ignore[union-attr]
+        message, text = generation.message, generation.text
     except (AttributeError, IndexError, TypeError):
-        generation = None
-    message = getattr(generation, "message", None)
-    text = getattr(generation, "text", "") or ""
+        return _read_completion(response)
     if not isinstance(message, AIMessage):
-        output = _output(response)
-        reported = output.get("token_usage")
-        # LangChain leaves the count of a batch with its first answer, and an empty one with the others
-        return Answer(output.get("model_name"), _usage_of_output(reported), (), False, text, reported == {})
+        return _read_completion(response)
     about = message.response_metadata
     model = about.get("model_name") or _output(response).get("model_name")
-    usage, cache_hit = NO_USAGE, False
-    if reported := message.usage_metadata:
-        usage, cache_hit = _usage_of_message(reported)
-    if not usage.known:
+    reported: Any = message.usage_metadata
+    try:
+        usage = msgspec.convert(reported, Usage) if reported else NO_USAGE
+    except msgspec.ValidationError:
+        usage = msgspec.convert(_readable(reported), Usage)
+    is_cached = usage.total_cost == 0  # which LangChain's cache puts on what it serves, and nothing else does
+    if usage.total_tokens is None and not usage.known:
         body = about.get("body")  # of an answer that the integration could not parse
         usage = _usage_of_output(
             _output(response).get("token_usage") or about.get("token_usage") or _get(body, "usage")
         )
         model = model or _get(body, "model")
-    return Answer(model, usage, message.tool_calls or message.invalid_tool_calls, cache_hit, text)
+    return Answer(model, usage, message.tool_calls or message.invalid_tool_calls, is_cached, text)
+
+
+def _read_completion(response: LLMResult | None) -> Answer:
+    """Read the result of a completion model, or one that says next to nothing."""
+    text = ""
+    with suppress(AttributeError, IndexError, TypeError):
+        text = response.generations[0][0].text or ""  # type: ignore[union-attr]
+    output = _output(response)
+    reported = output.get("token_usage")
+    # LangChain leaves the count of a batch with its first answer, and an empty one with the others
+    return Answer(output.get("model_name"), _usage_of_output(reported), (), False, text, reported == {})
 
 
 def _output(response: object) -> Mapping[str, Any]:
     return getattr(response, "llm_output", None) or {}
-
-
-def _usage_of_message(reported: Mapping[str, Any]) -> tuple[Usage, bool]:
-    """Read ``usage_metadata``, whose counts include their details, and whether a cache served the answer.
-
-    LangChain's cache puts a cost of 0 on what it serves, and nothing else does.
-    """
-    try:
-        told = msgspec.convert(reported, _Reported)
-    except msgspec.ValidationError:
-        told = msgspec.convert(_readable(reported), _Reported)
-    cached = cache_write = reasoning = None
-    if (details := told.input_token_details) is not None:
-        cached = details.cache_read
-        cache_write = details.cache_creation or _writes_by_age(details)
-    if told.output_token_details is not None:
-        reasoning = told.output_token_details.reasoning
-    usage = Usage(told.input_tokens, told.output_tokens, told.total_tokens, cached, cache_write, reasoning)
-    return usage, told.total_cost == 0
-
-
-def _writes_by_age(details: _InputDetails) -> int | None:
-    """Read cache writes that langchain-anthropic names by their time to live; older versions name the sum, too."""
-    counts = (details.cache_creation, details.ephemeral_5m_input_tokens, details.ephemeral_1h_input_tokens)
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 def _readable(reported: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,12 +141,14 @@ def _readable(reported: Mapping[str, Any]) -> dict[str, Any]:
 def _usage_of_output(reported: object) -> Usage:
     """Read usage in OpenAI's words: of completion models and older integrations, and of raw answers of both APIs."""
     prompt, completion = ("prompt", "completion") if _get(reported, "input_tokens") is None else ("input", "output")
+    cached = token_count(_get(_get(reported, f"{prompt}_tokens_details"), "cached_tokens"))
+    reasoning = token_count(_get(_get(reported, f"{completion}_tokens_details"), "reasoning_tokens"))
     return Usage(
-        prompt=token_count(_get(reported, f"{prompt}_tokens")),
-        completion=token_count(_get(reported, f"{completion}_tokens")),
-        total=token_count(_get(reported, "total_tokens")),
-        cached=token_count(_get(_get(reported, f"{prompt}_tokens_details"), "cached_tokens")),
-        reasoning=token_count(_get(_get(reported, f"{completion}_tokens_details"), "reasoning_tokens")),
+        token_count(_get(reported, f"{prompt}_tokens")),
+        token_count(_get(reported, f"{completion}_tokens")),
+        token_count(_get(reported, "total_tokens")),
+        None if cached is None else InputDetails(cached),
+        None if reasoning is None else OutputDetails(reasoning),
     )
 
 
@@ -181,52 +172,72 @@ def requested_model(
     return identifier(name) if name else UNKNOWN
 
 
-def is_after_tools(messages: Sequence[BaseMessage]) -> bool:
-    """Tell whether a ToolMessage follows the last HumanMessage; without any of those, the whole list counts."""
-    for message in reversed(messages):
+def phase_of(messages: Sequence[BaseMessage] | None, asks_for_tools: object, answered: object) -> str:
+    """Return the phase of a call that nobody named.
+
+    It is an initial one unless its prompt has a ToolMessage after the last HumanMessage; without any of those, the
+    whole prompt counts.
+
+    Args:
+        messages: the prompt, or None for a completion model.
+        asks_for_tools: whether the answer does.
+        answered: whether there is an answer.
+    """
+    for message in reversed(messages or ()):
         kind = getattr(message, "type", None)  # to ask for the class takes ten times as long: pydantic asks back
-        if kind in _TOOL_MESSAGES:
-            return True
         if kind in _HUMAN_MESSAGES:
-            return False
-    return False
-
-
-def phase_of(after_tools: object, asks_for_tools: object, answered: object) -> str:
-    """Return the phase of a call that nobody named, of three things that are true or not."""
-    if not after_tools:
-        return "initial"
-    return "tool_decision" if asks_for_tools or not answered else "synthesis"
+            break
+        if kind in _TOOL_MESSAGES:
+            return "tool_decision" if asks_for_tools or not answered else "synthesis"
+    return "initial"
 
 
 class Labels(Struct, frozen=True, gc=False):
-    """Hold what LangChain's metadata of a run says of the call."""
+    """Hold the names that an LLM call goes by; its own is the model's."""
 
+    name: str = UNKNOWN
     phase: str | None = None
     agent: str | None = None
     provider: str | None = None
 
 
-NO_LABELS = Labels()
+def read_labels(model: object, metadata: Mapping[str, Any] | None) -> Labels:
+    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider.
+
+    Args:
+        model: the model's name, if known.
+        metadata: what LangChain says of the run.
+    """
+    get = (metadata or {}).get
+    told = (model, get(PHASE_KEY), get("lc_source"), get("ls_provider"), get("lc_agent_name"), get("langgraph_node"))
+    try:
+        return _labels(scrub.added_patterns, *told)
+    except TypeError:  # something that cannot be hashed
+        return _labels.__wrapped__((), *told)
 
 
-def read_labels(metadata: Mapping[str, Any] | None) -> Labels:
-    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider."""
-    if not metadata:
-        return NO_LABELS
-    get = metadata.get
-    phase = get(PHASE_KEY) or ("summary" if get("lc_source") == "summarization" else None)
-    provider = get("ls_provider")
-    return Labels(identifier(phase) if phase else None, agent_of(metadata), identifier(provider) if provider else None)
+@lru_cache(maxsize=64)  # an agent's calls have the same few names; to clean them anew takes as long as all the rest
+def _labels(
+    _cleaned_of: object, model: object, phase: object, source: object, provider: object, agent: object, node: object
+) -> Labels:
+    if not phase and source == "summarization":
+        phase = "summary"
+    return Labels(
+        identifier(model) if model else UNKNOWN,
+        identifier(phase) if phase else None,
+        _agent(agent, node),
+        identifier(provider) if provider else None,
+    )
 
 
 def agent_of(metadata: Mapping[str, Any] | None) -> str | None:
     """Read an agent's own name, else that of its LangGraph node, which counts unless it is plumbing."""
-    if not metadata:
-        return None
-    if name := metadata.get("lc_agent_name"):
+    return _agent(metadata.get("lc_agent_name"), metadata.get("langgraph_node")) if metadata else None
+
+
+def _agent(name: object, node: object) -> str | None:
+    if name:
         return identifier(name)
-    node = metadata.get("langgraph_node")
     return identifier(node) if node and node not in _PLUMBING_NODES else None
 
 

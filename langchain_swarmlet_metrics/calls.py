@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from threading import get_ident
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs, tokens
-from langchain_swarmlet_metrics._langchain import Answer, Usage
-from langchain_swarmlet_metrics.collector import current_phase
+from langchain_swarmlet_metrics._langchain import Answer, Usage, phase_of, read_answer, read_labels
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span, timestamp
 from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls, silent
 from langchain_swarmlet_metrics.scrub import error_text, identifier
@@ -19,13 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
 
+    from langchain_swarmlet_metrics.capture import Capture
     from langchain_swarmlet_metrics.collector import MetricsCollector
 
 _warned_of_streams = False
 
 
-class OpenLLMCall(OpenCall, eq=False):
+class OpenLLMCall(OpenCall, eq=False, gc=False):
     """Hold an LLM call in flight.
 
     Args:
@@ -33,6 +33,8 @@ class OpenLLMCall(OpenCall, eq=False):
         prompt: the prompt of a completion model, or None.
         serialized: LangChain's description of the model.
         options: what else LangChain says: the parameters of the invocation, and how many prompts share one answer.
+        thread: the one that it starts in.
+        phase: as the user names it, or None.
         base: the arguments of `OpenCall`.
     """
 
@@ -40,19 +42,8 @@ class OpenLLMCall(OpenCall, eq=False):
     prompt: str | None
     serialized: Mapping[str, Any] | None
     options: Mapping[str, Any]
-    thread: int = 0
-    phase: str | None = None
-    after_tools: bool = False
-
-    def __post_init__(self) -> None:
-        self.thread = get_ident()
-        self.phase = current_phase()
-        if self.messages is not None:
-            self.after_tools = facts.is_after_tools(self.messages)
-        OpenCall.__post_init__(self)
-        if self.messages is None:
-            # LangChain starts each completion in a short task of its own, and tells when it is cancelled.
-            self.task = None
+    thread: int
+    phase: str | None
 
     @property
     def params(self) -> Mapping[str, Any] | None:
@@ -71,35 +62,27 @@ class OpenLLMCall(OpenCall, eq=False):
             self.ttft_ns = perf_counter_ns() - self.clock_ns
             silent.discard(self.run)
 
-    def enter(self) -> None:
-        """Put the call into the map, and wait for its first chunk."""
-        silent.add(self.run)
-        OpenCall.enter(self)
-
-    def leave(self) -> None:
-        """Let go of the task and the chains, and wait for no chunk any more."""
-        silent.discard(self.run)
-        OpenCall.leave(self)
-
-    def event(self, ending: Ending, answer: Answer) -> LLMCall:
-        """Return the event of the call, which ends now."""
+    def event(self, ending: Ending, said: LLMResult | None) -> LLMCall:
+        """Return the event of the call, which ends now; LangChain's cache may change later what it said."""
+        answer = read_answer(said)
         start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
-        labels = facts.read_labels(self.metadata)
-        model = identifier(answer.model or facts.requested_model(self.serialized, self.metadata, self.params))
+        model = answer.model or facts.requested_model(self.serialized, self.metadata, self.params)
+        labels = read_labels(model, self.metadata)
         usage, source = answer.usage, None
-        if not usage.known:
-            usage, source = self._usage(answer, model, ending)
+        if usage.total_tokens is None and not usage.known:
+            usage, source = self._usage(answer, labels.name, ending)
+        inputs, outputs = usage.input_token_details, usage.output_token_details
         if answer.tool_calls and self.id is not None:
             self._remember_requests(answer, self.id)
         return LLMCall(  # by position: to match two dozen names takes ten times as long as all the rest of it
-            self.phase or labels.phase or facts.phase_of(self.after_tools, answer.tool_calls, ending.success),
-            model,
+            self.phase or labels.phase or phase_of(self.messages, answer.tool_calls, ending.success),
+            labels.name,
             start_ts,
             end_ts,
             duration_ms,
-            usage.prompt,
-            usage.completion,
-            usage.total,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.total_tokens,
             self.id,
             self.parent_id,
             None if ending.success else False,
@@ -107,9 +90,9 @@ class OpenLLMCall(OpenCall, eq=False):
             ending.error_type,
             ending.outcome,
             None if self.ttft_ns is None else milliseconds(self.ttft_ns),
-            usage.cached,
-            usage.cache_write,
-            usage.reasoning,
+            None if inputs is None else inputs.cache_read,
+            None if inputs is None else inputs.written,
+            None if outputs is None else outputs.reasoning,
             source,
             answer.cache_hit or None,
             facts.attempt_of(self.tags) if self.tags else None,
@@ -128,9 +111,13 @@ class OpenLLMCall(OpenCall, eq=False):
             agent=facts.agent_of(self.metadata),
         )
 
+    def show(self, capture: Capture, given: object) -> None:  # noqa: ARG002 - it has the prompt itself
+        """Have the prompt captured."""
+        capture.llm_started(self)
+
     def abandon_batch(self) -> None:
         """Close the other calls of a synchronous batch that this one's failure ended; nobody tells their end."""
-        if self.batch_size == 1 or self.task is not None or self.messages is None:
+        if self.batch_size == 1 or self.task_calls is not None or self.messages is None:
             return  # completion models tell the end of each
         for call in list(calls.values()):
             if (
@@ -174,26 +161,32 @@ class OpenLLMCall(OpenCall, eq=False):
                 self.collector.unbound_tools[tool_call_id] = identifier(request.get("name"))
 
 
-class OpenToolCall(OpenCall, eq=False):
+class OpenCompletion(OpenLLMCall, eq=False, gc=False):
+    """Hold a call of a completion model in flight.
+
+    LangChain starts each in a short task of its own, and tells when it is cancelled.
+    """
+
+    is_watched: ClassVar[bool] = False
+
+
+class OpenToolCall(OpenCall, eq=False, gc=False):
     """Hold a tool call in flight.
 
     Args:
         tool: name of the tool.
-        tool_call_id: the id under which an LLM call asked for it, or None.
+        requested_by: the number of the LLM call that asked for it, or None.
         base: the arguments of `OpenCall`.
     """
 
     tool: object
-    tool_call_id: str | None
-    requested_by: int | None = None
+    requested_by: int | None
 
-    def __post_init__(self) -> None:
-        if self.tool_call_id is not None:
-            collector = self.collector
-            self.requested_by = collector.requested_by.get(self.tool_call_id)
-            if collector.unbound_tools:
-                collector.unbound_tools.pop(self.tool_call_id, None)
-        OpenCall.__post_init__(self)
+    def show(self, capture: Capture, given: tuple[str, Mapping[str, Any]]) -> None:
+        """Have the input captured: as text, and what else LangChain says."""
+        text, told = given
+        inputs = told.get("inputs")
+        capture.tool_started(self, text if inputs is None else inputs)
 
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
@@ -206,7 +199,7 @@ class OpenToolCall(OpenCall, eq=False):
             agent=facts.agent_of(self.metadata),
         )
 
-    def event(self, ending: Ending, answer: Answer) -> ToolCall:  # noqa: ARG002 - tools have no LLM answer
+    def event(self, ending: Ending, said: object) -> ToolCall:  # noqa: ARG002 - what it said is content
         """Return the event of the call, which ends now."""
         start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
         return ToolCall(  # by position, as above

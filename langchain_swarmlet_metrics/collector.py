@@ -9,6 +9,7 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
+from logging import INFO
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -17,12 +18,13 @@ import msgspec
 
 from langchain_swarmlet_metrics import handmade, logs
 from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
+from langchain_swarmlet_metrics.logs import is_enabled_for
 from langchain_swarmlet_metrics.metadata import Completeness, Totals
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 from langchain_swarmlet_metrics.sinks import RelayedSink, Sink, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from langchain_swarmlet_metrics.capture import Capture
     from langchain_swarmlet_metrics.handmade import Moment
@@ -73,19 +75,20 @@ class MetricsCollector:
         """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
         self.unbound_tools: dict[str, str] = {}
         """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
-        self.ending: list[tuple[int, object]] = []
-        """Holds, for each call that is being ended at this moment, the thread that does it, and the call."""
+        self.open: dict[int, object] = {}
+        """Run -> call, from its start until its event has been handed to the sinks."""
         self.left = False
         """Whether the worker's block has been left; it may be closed, when cancelled, long before."""
         self.closed = False
         self.cancelled = False
         self._buffer: list[Event] = []
-        log = logs.LogSink(worker_id, waits=waits, on_failure=self._count_failure)
-        self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, log, *sinks)
+        self._write: Sink = writer or self._buffer.append
+        self._log = logs.LogSink(worker_id, waits=waits, on_failure=self._count_failure)
+        self._others = tuple(sinks)
         self._failed_sinks: set[int] = set()
         self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
-        self.next_id: Callable[[], int] = itertools.count(1).__next__
+        self.next_id: Callable[[], Any] = itertools.count(1).__next__
         """Return the id of the next call to start: 1, 2, 3 ..."""
         self._lock = threading.RLock()  # a signal handler may ask for the totals while this thread counts
         self._key = uuid4().hex
@@ -131,23 +134,27 @@ class MetricsCollector:
         uncounted.append(event)
         if len(uncounted) >= _COUNT_AT:
             self._count()
-        for sink in self._sinks:
-            try:
-                sink(event)
-            except Exception as error:  # noqa: BLE001 - the one guard: no sink may reach the agent
-                self._count_failure(sink, error)
+        try:
+            self._write(event)
+        except Exception as error:  # noqa: BLE001 - no sink may reach the agent
+            self._count_failure(self._write, error)
+        if self._others or is_enabled_for(INFO):
+            self._tell(event)
 
     def stop(self) -> None:
         """Take no more calls from this moment on, and stop the agent at its next one."""
         self.cancelled = True
         self.closed = True
 
-    def close(self) -> None:
-        """Take no more calls: wait for those that are being ended right now, and forget who asked for which tool."""
+    def close(self, but_for: Collection[int] = ()) -> None:
+        """Take no more calls, wait for those that are being ended right now, and forget who asked for which tool.
+
+        Args:
+            but_for: the runs of the calls not to wait for.
+        """
         self.closed = True
         deadline = time.monotonic() + _CLOSE_S
-        here = threading.get_ident()  # a sink that ends the worker must not wait for itself
-        while any(thread != here for thread, _ in self.ending[:]) and time.monotonic() < deadline:
+        while self.open.keys() - but_for and time.monotonic() < deadline:
             time.sleep(0)
         self.requested_by.clear()
         self.unbound_tools.clear()
@@ -159,13 +166,13 @@ class MetricsCollector:
         """
         if self.capture is not None:
             self._completeness.dropped_content += self.capture.close()
-        for sink in self._sinks:
+        for sink in (self._log, *self._others):
             if isinstance(sink, logs.LogSink | RelayedSink) and (left := sink.drain(_CLOSE_S)):
                 self._count_failure(sink, TimeoutError("it takes too long, or hangs"), left)
 
     def add_sink(self, relay: Relay[Any], make_sink: Callable[[], Sink]) -> None:
         """Add what a factory makes in the thread of a relay; one that raises is treated as a sink that does."""
-        self._sinks = (*self._sinks, RelayedSink(relay, make_sink, self._count_failure))
+        self._others = (*self._others, RelayedSink(relay, make_sink, self._count_failure))
 
     def count_late(self, run: object) -> None:
         """Count a call that started after the worker ended; it is not recorded.
@@ -237,16 +244,22 @@ class MetricsCollector:
         """
         return self._add_by_hand(handmade.tool_call(tool_name, start_ts, end_ts, success, error, known))
 
+    def requester_of(self, tool_call_id: str) -> int | None:
+        """Return the id of the LLM call that asked for a tool call that starts now, or None."""
+        if self.unbound_tools:
+            self.unbound_tools.pop(tool_call_id, None)
+        return self.requested_by.get(tool_call_id)
+
     def _add_by_hand(self, event: _Event) -> _Event:
         """Number a hand-made event and add it."""
         if self.closed:
             self.count_late(object())
             return event
-        event = msgspec.structs.replace(event, id=self.next_id())
-        ending_now = (threading.get_ident(), event)
-        self.ending.append(ending_now)
+        number = self.next_id()
+        event = msgspec.structs.replace(event, id=number)
+        self.open[-number] = event  # no run is below 0
         self.add(event)
-        self.ending.remove(ending_now)
+        del self.open[-number]
         return event
 
     def flush(self, artifact_store: ArtifactStore) -> None:
@@ -261,6 +274,14 @@ class MetricsCollector:
                 artifact_store.append(self.worker_id, self._buffer[:held])
                 del self._buffer[:held]
 
+    def _tell(self, event: Event) -> None:
+        """Hand an event to the log, if anybody listens, and to the other sinks."""
+        for sink in (self._log, *self._others) if is_enabled_for(INFO) else self._others:
+            try:
+                sink(event)
+            except Exception as error:  # noqa: BLE001 - no sink may reach the agent
+                self._count_failure(sink, error)
+
     def _count(self) -> None:
         """Add up the events since the last time: adding up several at once is twice as fast, and needs one lock."""
         with self._lock, suppress(IndexError):  # a signal handler in this thread may have counted the last one
@@ -272,7 +293,7 @@ class MetricsCollector:
     def _count_failure(self, sink: object, error: Exception, number: int = 1) -> None:
         with self._lock:
             self._completeness.dropped_events += number
-            if self._completeness.drop_reason is None or sink is self._sinks[0]:  # what is not in the file matters most
+            if self._completeness.drop_reason is None or sink is self._write:  # what is not in the file matters most
                 self._completeness.drop_reason = f"{name_of(sink)}: {error_text(error)}"
             first = id(sink) not in self._failed_sinks
             self._failed_sinks.add(id(sink))
@@ -304,6 +325,12 @@ _Event = TypeVar("_Event", LLMCall, ToolCall)
 _collector: ContextVar[MetricsCollector | None] = ContextVar("swarmlet_collector", default=None)
 _phase: ContextVar[str | None] = ContextVar("swarmlet_phase", default=None)
 
+current_collector = _collector.get
+"""Return the current collector of this context, or None."""
+
+current_phase = _phase.get
+"""Return the phase that the user named for this context, or None."""
+
 
 def set_metrics_collector(collector: MetricsCollector | None) -> Token[MetricsCollector | None]:
     """Make a collector the current one of this context; returns the token for `reset_metrics_collector`."""
@@ -312,7 +339,7 @@ def set_metrics_collector(collector: MetricsCollector | None) -> Token[MetricsCo
 
 def get_metrics_collector() -> MetricsCollector | None:
     """Return the current collector of this context, or None."""
-    return _collector.get()
+    return current_collector()
 
 
 def reset_metrics_collector(token: Token[MetricsCollector | None]) -> None:
@@ -340,8 +367,3 @@ def restore(variable: ContextVar[_T | None], token: Token[_T | None]) -> None:
         variable.reset(token)
     except ValueError:
         variable.set(None)
-
-
-def current_phase() -> str | None:
-    """Return the phase that the user named for this context, or None."""
-    return _phase.get()

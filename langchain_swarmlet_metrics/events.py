@@ -228,15 +228,14 @@ def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
         elapsed_ns: monotonic time that the call took, nanoseconds; below 0 counts as 0.
     """
     elapsed_us = (elapsed_ns + 500) // 1000 if elapsed_ns > 0 else 0
-    seconds, micros = divmod(start_ns // 1000, _SECOND_US)
-    second = _second(seconds)
-    end = micros + elapsed_us
-    start_ts = f"{second}{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}Z"
-    if end < _SECOND_US:  # nearly always, and asking for the same second again is a third of the cost
-        end_ts = f"{second}{_DIGITS[end // 1000]}{_DIGITS[end % 1000]}Z"
-    else:
-        end_ts = _timestamp(seconds * _SECOND_US + end)
-    return start_ts, end_ts, (elapsed_us + 500) // 1000
+    duration_ms = (elapsed_us + 500) // 1000
+    second_us, text = _latest
+    start = start_ns // 1000 - second_us
+    end = start + elapsed_us
+    if start >= 0 and end < _SECOND_US:  # most short calls are within one second
+        start_ts = f"{text}{_DIGITS[start // 1000]}{_LAST_DIGITS[start % 1000]}"
+        return start_ts, f"{text}{_DIGITS[end // 1000]}{_LAST_DIGITS[end % 1000]}", duration_ms
+    return _timestamp(second_us + start), _timestamp(second_us + end), duration_ms
 
 
 def milliseconds(elapsed_ns: int) -> int:
@@ -245,8 +244,11 @@ def milliseconds(elapsed_ns: int) -> int:
 
 
 def _timestamp(time_us: int) -> str:
+    global _latest  # noqa: PLW0603 - replaced as a whole, so that whoever reads it needs no lock
     seconds, micros = divmod(time_us, _SECOND_US)
-    return f"{_second(seconds)}{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}Z"
+    text = _second(seconds)
+    _latest = (seconds * _SECOND_US, text)
+    return f"{text}{_DIGITS[micros // 1000]}{_LAST_DIGITS[micros % 1000]}"
 
 
 @lru_cache(maxsize=16)  # neighbouring events share their second, and formatting it is most of the cost
@@ -256,6 +258,8 @@ def _second(seconds: int) -> str:
 
 _SECOND_US = 1_000_000
 _DIGITS = tuple(f"{number:03d}" for number in range(1000))  # formatting a number takes three times as long
+_LAST_DIGITS = tuple(f"{digits}Z" for digits in _DIGITS)
+_latest = (0, "1970-01-01T00:00:00.")  # a second, in microseconds since the epoch, and its text
 _MAX_HOURS = 1e6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import inflight
-from langchain_swarmlet_metrics._langchain import parent_key, read_answer, run_key
-from langchain_swarmlet_metrics.calls import OpenLLMCall, OpenToolCall, record_unknown_tools
-from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
-from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent
+from langchain_swarmlet_metrics._langchain import run_key
+from langchain_swarmlet_metrics.calls import OpenCompletion, OpenLLMCall, OpenToolCall, record_unknown_tools
+from langchain_swarmlet_metrics.collector import MetricsCollector, current_collector, current_phase
+from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from uuid import UUID
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
@@ -66,17 +67,29 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Open an LLM call of a chat model."""
-        run = run_key(run_id)
+        run = run_id.int if type(run_id) is UUID else run_key(run_id)
         collector = self._claim(run)
         if collector is None:
             return
         prompt = messages[0] if messages else []
         if collector.unbound_tools:
             record_unknown_tools(collector, prompt, metadata)
-        call = OpenLLMCall(run, parent_key(parent_run_id), collector, metadata, tags, prompt, None, serialized, kwargs)
-        if collector.capture is not None:
-            collector.capture.llm_started(call)
-        call.enter()
+        silent.add(run)
+        start(
+            OpenLLMCall,
+            run,
+            parent_run_id,
+            collector,
+            metadata,
+            tags,
+            None,
+            prompt,
+            None,
+            serialized,
+            kwargs,
+            get_ident(),
+            current_phase(),
+        )
 
     def on_llm_start(
         self,
@@ -94,11 +107,9 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         collector = self._claim(run)
         if collector is not None:
             prompt = prompts[0] if prompts else ""
-            parent = parent_key(parent_run_id)
-            call = OpenLLMCall(run, parent, collector, metadata, tags, None, prompt, serialized, kwargs)
-            if collector.capture is not None:
-                collector.capture.llm_started(call)
-            call.enter()
+            silent.add(run)
+            own = (None, prompt, serialized, kwargs, get_ident(), current_phase())
+            start(OpenCompletion, run, parent_run_id, collector, metadata, tags, None, *own)
 
     def on_llm_new_token(
         self,
@@ -120,18 +131,18 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             self._first_chunk(run_key(run_id), facts.text_of_stream_event(event), None)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """Close an LLM call that returned; its numbers are read here, as LangChain's cache may change them later."""
-        call = calls.get(run_key(run_id))
+        """Close an LLM call that returned."""
+        call = calls.pop(run_id.int if type(run_id) is UUID else run_key(run_id), None)
         if call is not None:
-            call.end(RETURNED, read_answer(response), response)
+            call.end(RETURNED, response)
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """Close an LLM call that raised, was cancelled, or whose stream was closed early."""
-        call = calls.get(run_key(run_id))
+        call = calls.pop(run_key(run_id), None)
         if call is not None:
-            call.end(Ending.of(error), read_answer(response), response)
+            call.end(Ending.of(error), response)
         if isinstance(call, OpenLLMCall):
             call.abandon_batch()
 
@@ -148,28 +159,25 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Open a tool call."""
-        run = run_key(run_id)
+        run = run_id.int if type(run_id) is UUID else run_key(run_id)
         collector = self._claim(run)
         if collector is not None:
             tool = (serialized or {}).get("name") or kwargs.get("name")
-            call = OpenToolCall(run, parent_key(parent_run_id), collector, metadata, tags, tool, tool_call_id)
-            if collector.capture is not None:
-                inputs = kwargs.get("inputs")
-                collector.capture.tool_started(call, input_str if inputs is None else inputs)
-            call.enter()
+            requested_by = None if tool_call_id is None else collector.requester_of(tool_call_id)
+            start(OpenToolCall, run, parent_run_id, collector, metadata, tags, (input_str, kwargs), tool, requested_by)
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that returned; what it returned may say that it failed."""
-        call = calls.get(run_key(run_id))
+        call = calls.pop(run_id.int if type(run_id) is UUID else run_key(run_id), None)
         if call is not None:
-            error = facts.handled_error(output)
-            call.end(RETURNED if error is None else Ending(success=False, error=error), said=output)
+            error = None if type(output) is str else facts.handled_error(output)
+            call.end(RETURNED if error is None else Ending(success=False, error=error), output)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that raised, was cancelled or was interrupted."""
-        call = calls.get(run_key(run_id))
+        call = calls.pop(run_key(run_id), None)
         if call is not None:
-            call.end(Ending.of(error), said=error)
+            call.end(Ending.of(error), error)
 
     def on_chain_start(
         self,
@@ -202,7 +210,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
 
     def _claim(self, run: int) -> MetricsCollector | None:
         """Return where a run that starts belongs; None when another handler has it, or its worker has ended."""
-        collector = get_metrics_collector()
+        collector = current_collector()
         bound = self._collector
         if bound is not None and (collector is None or not collector.is_within(bound)):
             collector = bound
@@ -212,7 +220,8 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if known is not None:
             if bound is None or known.collector is collector:
                 return None
-            known.leave()  # a bound handler knows better than the one that saw the run first
+            if known.take():  # a bound handler knows better than the one that saw the run first
+                known.withdraw()
         if not collector.closed:
             return collector
         if collector.cancelled:

@@ -7,26 +7,28 @@ number of handlers end each call exactly once.
 from __future__ import annotations
 
 import asyncio
-from asyncio import _get_running_loop, current_task  # current_task() raises without a loop
-from contextvars import Context
-from threading import get_ident
+import inspect
+from asyncio import _get_running_loop, current_task  # without a loop, current_task() raises
+from itertools import repeat
 from time import perf_counter_ns, sleep, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
 from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs
-from langchain_swarmlet_metrics._langchain import NO_ANSWER, Answer
 from langchain_swarmlet_metrics.collector import MetricsCollector, get_metrics_collector
 from langchain_swarmlet_metrics.metadata import Parent
 from langchain_swarmlet_metrics.parts import quoted
 from langchain_swarmlet_metrics.scrub import error_text
+from langchain_swarmlet_metrics.tasks import TaskCalls, calls_of_task
 from langchain_swarmlet_metrics.trace import NO_TRACE, Trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
+    from langchain_swarmlet_metrics.capture import Capture
     from langchain_swarmlet_metrics.events import Event, Outcome
     from langchain_swarmlet_metrics.snapshot import StartedCall
 
@@ -41,7 +43,9 @@ _enclosing: dict[int, OpenCall] = {}
 """Chain run -> the open call that it runs inside of; emptied by the chain's end, at the latest by the call's."""
 
 UNATTACHED = MetricsCollector(None, writer=lambda _event: None)
-"""Takes the calls made without a worker: they are logged and belong to no file."""
+"""Takes the calls made without a worker: they are logged, belong to no file and have no number."""
+
+UNATTACHED.next_id = repeat(None).__next__
 
 NEVER = 1 << 63
 turn_ns = NEVER
@@ -50,7 +54,6 @@ turn_ns = NEVER
 _TURN_S = 50e-6
 _BETWEEN_TURNS_NS = 5_000_000
 _given_ns = 0
-_NO_CONTEXT = Context()  # a done callback would otherwise keep the whole context of the agent alive
 _SWEEP_FROM = 64
 _sweep_at = _SWEEP_FROM
 
@@ -76,20 +79,15 @@ class Ending(Struct, frozen=True, gc=False):
 RETURNED = Ending()
 
 
-class _State(Struct, kw_only=True, eq=False):
-    """Hold what is noted of a call after it was made."""
+class _State(Struct, kw_only=True, eq=False, gc=False):
+    """Hold what is noted of a call after it has started."""
 
-    id: int | None = None
-    parent_id: int | None = None
     streamed: bool = False
     ttft_ns: int | None = None
     chains: set[int] | None = None
-    task: asyncio.Task[Any] | None = None
-    start_ns: int = 0
-    clock_ns: int = 0
 
 
-class OpenCall(_State, eq=False):
+class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through a call that has ended
     """Hold what is known of a call that has started and not ended.
 
     Args:
@@ -98,91 +96,130 @@ class OpenCall(_State, eq=False):
         collector: where its event goes.
         metadata: what LangChain says of the run; kept until the call ends, as its tags are.
         tags: the run's own tags.
+        id: its number, or None outside of workers.
+        parent_id: the number of the call that it runs inside of, or None.
+        task_calls: the open calls of the task that it runs in, when that is watched.
+        start_ns: when it started, in nanoseconds since the epoch.
+        clock_ns: likewise, on the clock of `perf_counter_ns`.
     """
+
+    is_watched: ClassVar[bool] = True
+    """Whether LangChain says nothing when the call's task is cancelled, so that the task is watched."""
 
     run: int
     parent_run: int | None
     collector: MetricsCollector
     metadata: Mapping[str, Any] | None
     tags: Sequence[str] | None
+    id: int | None
+    parent_id: int | None
+    task_calls: TaskCalls | None
+    start_ns: int
+    clock_ns: int
 
-    def __post_init__(self) -> None:
-        collector = self.collector
-        if collector is not UNATTACHED:
-            self.id = collector.next_id()
-            if self.parent_run is not None:
-                enclosing = calls.get(self.parent_run) or _enclosing.get(self.parent_run)
-                if enclosing is not None and enclosing.collector is collector:
-                    self.parent_id = enclosing.id
-        if _get_running_loop() is not None:
-            self.task = current_task()
-        self.start_ns = time_ns()
-        self.clock_ns = clock_ns = perf_counter_ns()
-        if clock_ns > turn_ns:
-            _give_way(clock_ns)
-
-    def event(self, ending: Ending, answer: Answer) -> Event:
-        """Return the event of the call, which ends now."""
+    def event(self, ending: Ending, said: Any) -> Event:
+        """Return the event of the call, which ends now; the arguments are those of `end`."""
         raise NotImplementedError
 
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
         raise NotImplementedError
 
-    def end(self, ending: Ending, answer: Answer = NO_ANSWER, said: object = None) -> None:
-        """Take the call out of the map and hand its event to its collector, unless somebody else just did.
+    def show(self, capture: Capture, given: Any) -> None:
+        """Have what the call starts with captured."""
+        raise NotImplementedError
+
+    def end(self, ending: Ending, said: Any = None) -> None:
+        """Hand the event of a call that has been taken out of the map to its collector.
 
         Args:
             ending: how it ended.
-            answer: what an LLM's result says that the event needs.
-            said: the result, output or error itself, for content capture.
+            said: an LLM call's result, a tool's output or error; None when there is none.
         """
         collector = self.collector
-        ending_now, this = collector.ending, (get_ident(), self)
-        ending_now.append(this)  # the worker waits for this before it ends, and until it is written it counts as open
         try:
-            if calls.pop(self.run, None) is self:
-                self.leave()
-                event = self.event(ending, answer)
-                if collector.capture is not None:
-                    collector.capture.ended(event, said)
-                collector.add(event)
-        finally:
-            ending_now.remove(this)
-
-    def enter(self) -> None:
-        """Put the call into the map, and watch its task: LangChain says nothing when it is cancelled."""
-        calls[self.run] = self
-        if self.task is not None:
-            self.task.add_done_callback(self._task_done, context=_NO_CONTEXT)
-        if len(calls) >= _sweep_at:
-            _sweep()
-        if self.collector.closed and calls.pop(self.run, None) is self:  # its worker ended at this very moment
             self.leave()
-            self.collector.count_late(self.run)
+            event = self.event(ending, said)
+            if collector.capture is not None:
+                collector.capture.ended(event, said)
+            collector.add(event)
+        finally:
+            collector.open.pop(self.run, None)
 
     def leave(self) -> None:
-        """Let go of the task and of the chains that ran inside the call."""
-        if self.task is not None:
-            self.task.remove_done_callback(self._task_done)
+        """Let go of the task and of the chains that ran inside the call, and wait for no chunk any more."""
+        silent.discard(self.run)
+        if self.task_calls is not None:
+            self.task_calls.open.pop(self.run, None)
         if self.chains is not None:
             for chain in self.chains:
                 _enclosing.pop(chain, None)
 
+    def withdraw(self) -> None:
+        """Forget a call that has been taken out of the map: it is no event of this collector."""
+        self.leave()
+        self.collector.open.pop(self.run, None)
+
+    def take(self) -> bool:
+        """Take the call out of the map; False when it is not there any more."""
+        return calls.get(self.run) is self and calls.pop(self.run, None) is self
+
     def abandon(self, outcome: Outcome) -> None:
-        """End a call that will never be told its end."""
-        self.end(Ending(success=False, outcome=outcome))
+        """End a call that will never be told its end, unless somebody else just ends it."""
+        if self.take():
+            self.end(Ending(success=False, outcome=outcome))
 
     def is_cancelled(self, leaving: asyncio.Task[Any] | None) -> bool:
         """Tell whether a call still open is one that was cancelled, given the task that leaves the worker."""
-        if self.task is None:
+        if self.task_calls is None:
             return False
-        return self.task.done() or (self.task is leaving and not self.streamed)
+        return self.task_calls.is_over() or (self.task_calls.task is leaving and not self.streamed)
 
-    def _task_done(self, _task: asyncio.Task[Any]) -> None:
-        # A stream outlives the task of its first chunk when each chunk is awaited in a task of its own.
-        if not self.streamed:
-            self.abandon("cancelled")
+
+def start(
+    kind: type[OpenCall],
+    run: int,
+    parent_run_id: UUID | None,
+    collector: MetricsCollector,
+    metadata: Mapping[str, Any] | None,
+    tags: Sequence[str] | None,
+    given: Any,
+    *own: object,
+) -> None:
+    """Put a call that starts now into the map, and watch its task: LangChain says nothing when it is cancelled.
+
+    Args:
+        kind: its class.
+        run: LangChain's run id, as an integer.
+        parent_run_id: LangChain's id of the run that this one is a child of, or None.
+        collector: where its event goes.
+        metadata: what LangChain says of the run.
+        tags: the run's own tags.
+        given: what it starts with, for content capture.
+        own: the arguments of its class behind those of `OpenCall`.
+    """
+    parent_run = parent_id = None
+    if parent_run_id is not None:
+        parent_run = facts.run_key(parent_run_id)
+        enclosing = calls.get(parent_run) or _enclosing.get(parent_run)
+        if enclosing is not None and enclosing.collector is collector:
+            parent_id = enclosing.id
+    task_calls = None if _get_running_loop() is None or not kind.is_watched else calls_of_task()
+    clock_ns = perf_counter_ns()
+    if clock_ns > turn_ns:
+        clock_ns = _give_way(clock_ns)
+    number = collector.next_id()
+    call = kind(run, parent_run, collector, metadata, tags, number, parent_id, task_calls, time_ns(), clock_ns, *own)
+    if collector.capture is not None:
+        call.show(collector.capture, given)
+    collector.open[run] = calls[run] = call
+    if task_calls is not None:
+        task_calls.open[run] = call
+        if len(calls) >= _sweep_at:
+            _sweep()
+    if collector.closed and call.take():  # its worker ended at this very moment
+        call.withdraw()
+        collector.count_late(run)
 
 
 def enter_chain(run: int, parent_run: int | None) -> None:
@@ -217,16 +254,26 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
         cancelled: whether the worker itself ends by cancellation.
     """
     leaving = None if _get_running_loop() is None else current_task()
-    for call in list(calls.values()):
-        if call.collector is collector:
-            call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
+    for call in open_calls(collector):
+        call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
 
 
-def with_ending(seen: Sequence[OpenCall], collector: MetricsCollector) -> Sequence[OpenCall]:
-    """Add to a collector's calls in the map those that are just being ended: their lines may not be written yet."""
-    ending = [call for _, call in collector.ending[:] if isinstance(call, OpenCall)]
-    by_id = {call.id: call for call in (*seen, *ending)}
-    return sorted(by_id.values(), key=lambda call: call.id or 0)
+def open_calls(collector: MetricsCollector) -> list[OpenCall]:
+    """Return a collector's calls whose lines may not be written yet, those that are just being ended among them."""
+    return [call for call in list(collector.open.values()) if isinstance(call, OpenCall)]
+
+
+def ending_here() -> set[int]:
+    """Return the runs of the calls that this very thread is ending, further down its stack.
+
+    A signal handler may come in between, or a sink, and end their worker.
+    """
+    runs, frame = set(), inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is OpenCall.end.__code__:
+            runs.add(frame.f_locals["self"].run)
+        frame = frame.f_back
+    return runs
 
 
 def enclosing_worker() -> Parent | None:
@@ -253,8 +300,8 @@ def enclosing_trace(traceparent: str | None) -> Trace:
     return NO_TRACE if current is None else Trace(current.trace_id)
 
 
-def _give_way(now_ns: int) -> None:
-    """Let the pulse's thread run.
+def _give_way(now_ns: int) -> int:
+    """Let the pulse's thread run, and return the time after that.
 
     Each write lets go of the interpreter, but has it back before another thread is awake. Beside an agent that makes
     many short calls the pulse would be woken up by every write, for nothing, at some 6 us each, and hardly ever run.
@@ -263,6 +310,7 @@ def _give_way(now_ns: int) -> None:
     if now_ns - _given_ns > _BETWEEN_TURNS_NS:  # it may hang: on a file system that does, for example
         _given_ns = now_ns
         sleep(_TURN_S)
+    return perf_counter_ns()
 
 
 def _enclosing_call(run: int | None) -> OpenCall | None:
@@ -275,6 +323,6 @@ def _sweep() -> None:
     """Close calls whose task is done or whose loop is gone, and look again when the map has doubled."""
     global _sweep_at  # noqa: PLW0603 - the one threshold of the one map
     for call in list(calls.values()):
-        if call.task is not None and (call.task.done() or call.task.get_loop().is_closed()):
+        if call.task_calls is not None and call.task_calls.is_over():
             call.abandon("cancelled")
     _sweep_at = max(_SWEEP_FROM, 2 * len(calls))

@@ -43,6 +43,9 @@ _SHORT = 200
 _logger = logging.getLogger(LOGGER_NAME)
 _logger.addHandler(logging.NullHandler())
 
+is_enabled_for = _logger.isEnabledFor
+"""Tell whether anybody listens at a level."""
+
 
 class LogSink:
     """Log every event of a worker at INFO, its known fields as flat attributes of the record.
@@ -70,13 +73,11 @@ class LogSink:
         self._sender = Sender(_relay, _handle, on_failure and partial(on_failure, self))
 
     def __call__(self, event: Event) -> None:
-        """Log one event, unless nobody listens at INFO.
+        """Log one event; to be called only when somebody listens at INFO, see `is_enabled_for`.
 
         Raises:
             Full: so many events wait for a handler that hangs that this one is dropped.
         """
-        if not _logger.isEnabledFor(logging.INFO):
-            return
         fields = msgspec.to_builtins(event, enc_hook=str)
         fields["event"] += "_complete"
         if self._worker_id is not None:

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 import weakref
-from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -167,17 +166,14 @@ class _Pulse:
         with self._lock:
             watches = list(self._watches)
         sizes = [(watch, watch.size()) for watch in watches]
-        calls: dict[MetricsCollector, list[OpenCall]] = defaultdict(list)
-        for call in list(inflight.calls.values()):
-            calls[call.collector].append(call)
         begun_by_ns = time.perf_counter_ns() - _AGE_NS
         for watch, size in sizes:
             collector = watch.collector
             if size is None or collector is None:
                 self.discard(watch)
             else:
-                seen = inflight.with_ending(calls[collector], collector)
-                watch.note(size, [call for call in seen if call.clock_ns < begun_by_ns])
+                calls = inflight.open_calls(collector)
+                watch.note(size, [call for call in calls if call.clock_ns < begun_by_ns])
 
 
 _pulse = _Pulse()

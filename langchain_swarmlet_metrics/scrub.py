@@ -22,7 +22,9 @@ _Patterns: TypeAlias = tuple[re.Pattern[str], ...]
 _STEP = 1024
 _PIECE = 2 * _STEP
 
-_users: tuple[_Patterns, ...] = ()  # replaced as a whole, so that whoever reads it needs no lock
+added_patterns: tuple[_Patterns, ...] = ()
+"""What `add_secret_patterns` has added; replaced as a whole, so that whoever reads it needs no lock."""
+
 _adding = threading.Lock()
 
 
@@ -60,15 +62,16 @@ def scrub(text: str) -> str:
     for hints, pattern, replacement in RULES:
         if any(map(folded.__contains__, hints)):
             text = pattern.sub(replacement, text)
-    for pattern in chain.from_iterable(_users):  # last: they could take a name away that shows where a secret is
+    # Last: they could take a name away that shows where a secret is.
+    for pattern in chain.from_iterable(added_patterns):
         text = REDACTED.join(_without(pattern, part) for part in text.split(REDACTED))
     return text
 
 
 def _change_users(change: Callable[[tuple[_Patterns, ...]], tuple[_Patterns, ...]]) -> None:
-    global _users  # noqa: PLW0603 - one process has one set of secrets
+    global added_patterns  # noqa: PLW0603 - one process has one set of secrets
     with _adding:
-        _users = change(_users)
+        added_patterns = change(added_patterns)
 
 
 def _checked(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -146,7 +149,7 @@ def clean(text: str, limit: int) -> str:
 def identifier(name: object) -> str:
     """Return a name of a tool, model or phase as `one_line` does, ``unknown`` for None and blanks; never raises."""
     if type(name) is str and len(name) <= _IDENTIFIER_LIMIT:
-        return _short_identifier(name, _users)
+        return _short_identifier(name, added_patterns)
     return UNKNOWN if name is None else one_line(name, _IDENTIFIER_LIMIT) or UNKNOWN
 
 

@@ -338,7 +338,7 @@ class Worker(WorkerState):
         collector = self.collector
         collector.closed = True
         inflight.close_calls(collector, cancelled=self.status == "cancelled")
-        collector.close()
+        collector.close(but_for=inflight.ending_here())
 
     def _let_go(self) -> None:
         """Free the lock, only now that the files say how it ended, so that nobody takes the worker for lost.

@@ -27,9 +27,9 @@ def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a call open, a collector current or a log handler attached."""
     logger = logging.getLogger("langchain_swarmlet_metrics")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
-    patterns = scrub._users
+    patterns = scrub.added_patterns
     yield
-    scrub._users = patterns
+    scrub.added_patterns = patterns
     deadline = time.monotonic() + 10
     while not logs.drain() and time.monotonic() < deadline:
         time.sleep(0.01)  # a handler that hung in the test has just been let go

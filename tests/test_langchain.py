@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import msgspec
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
@@ -12,6 +13,7 @@ from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.types import Command
 
 from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import add_secret_patterns
 
 ASKS = AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "1"}])
 TOLD = ToolMessage("3", tool_call_id="1")
@@ -31,6 +33,7 @@ def reported(total=12, **details):
 @pytest.mark.parametrize(
     ("messages", "after"),
     [
+        (None, False),
         ([], False),
         ([ASKED], False),
         ([ASKED, ASKS], False),
@@ -41,25 +44,25 @@ def reported(total=12, **details):
         ([ASKS], False),
     ],
 )
-def test_is_after_tools(messages, after):
+def test_phase_follows_tools(messages, after):
     """What counts is a ToolMessage after the last HumanMessage."""
-    assert facts.is_after_tools(messages) is after
+    assert facts.phase_of(messages, [], True) == ("synthesis" if after else "initial")
 
 
 @pytest.mark.parametrize(
-    ("after_tools", "asks", "answered", "phase"),
+    ("messages", "asks", "answered", "phase"),
     [
-        (False, False, True, "initial"),
-        (False, True, True, "initial"),
-        (False, False, False, "initial"),
-        (True, True, True, "tool_decision"),
-        (True, False, False, "tool_decision"),
-        (True, False, True, "synthesis"),
+        ([ASKED], False, True, "initial"),
+        ([ASKED], True, True, "initial"),
+        ([ASKED], False, False, "initial"),
+        ([ASKED, ASKS, TOLD], True, True, "tool_decision"),
+        ([ASKED, ASKS, TOLD], False, False, "tool_decision"),
+        ([ASKED, ASKS, TOLD], False, True, "synthesis"),
     ],
 )
-def test_phase_of(after_tools, asks, answered, phase):
+def test_phase_of(messages, asks, answered, phase):
     """The phase follows from what came before and what the answer asks for."""
-    assert facts.phase_of(after_tools, asks, answered) == phase
+    assert facts.phase_of(messages, asks, answered) == phase
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_phase_of(after_tools, asks, answered, phase):
 )
 def test_named_phase(metadata, phase):
     """The user's word comes before LangChain's own summarization."""
-    assert facts.read_labels(metadata).phase == phase
+    assert facts.read_labels("m", metadata).phase == phase
 
 
 def test_usage_of_a_chat_answer():
@@ -85,12 +88,12 @@ def test_usage_of_a_chat_answer():
         "output_token_details": {"reasoning": 1},
     }
     answer = facts.read_answer(chat(AIMessage("x", usage_metadata=reported(**details))))
-    assert answer.usage == facts.Usage(10, 2, 12, 4, 1, 1)
+    assert answer.usage == facts.Usage(10, 2, 12, facts.InputDetails(4, 1), facts.OutputDetails(1))
 
 
 def test_total_is_kept_as_reported():
     """A total that is not the sum is the provider's business."""
-    assert facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total=99)))).usage.total == 99
+    assert facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total=99)))).usage.total_tokens == 99
 
 
 def test_usage_is_read_once():
@@ -103,12 +106,12 @@ def test_usage_is_read_once():
 def test_usage_from_elsewhere():
     """Without usage_metadata, the output's token_usage counts, then the message's own."""
     old = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 3}}
-    assert facts.read_answer(chat(AIMessage("x"), token_usage=old)).usage == facts.Usage(7, 1, 8, cached=3)
+    assert facts.read_answer(chat(AIMessage("x"), token_usage=old)).usage == facts.Usage(7, 1, 8, facts.InputDetails(3))
     message = AIMessage("x", response_metadata={"token_usage": old})
-    assert facts.read_answer(chat(message)).usage.prompt == 7
+    assert facts.read_answer(chat(message)).usage.input_tokens == 7
     completion = LLMResult(generations=[[Generation(text="x")]], llm_output={"token_usage": old, "model_name": "m"})
     answer = facts.read_answer(completion)
-    assert (answer.model, answer.usage) == ("m", facts.Usage(7, 1, 8, cached=3))
+    assert (answer.model, answer.usage) == ("m", facts.Usage(7, 1, 8, facts.InputDetails(3)))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,26 @@ def test_requested_model(serialized, metadata, params, model):
 )
 def test_agent_of(metadata, agent):
     """The agent's own name comes before the node, plumbing names nobody."""
-    assert facts.read_labels(metadata).agent == agent
+    assert facts.agent_of(metadata) == agent
+    assert facts.read_labels("m", metadata).agent == agent
+
+
+@pytest.mark.parametrize("value", [[], ["a"], {"a": 1}, {"a"}, 0, 7, object()])
+@pytest.mark.parametrize("key", ["swarmlet_phase", "lc_source", "ls_provider", "lc_agent_name", "langgraph_node"])
+def test_names_that_are_no_texts(key, value):
+    """Names may be anything; what is there is made a text."""
+    labels = facts.read_labels(value, {key: value})
+    assert all(name is None or isinstance(name, str) for name in msgspec.structs.astuple(labels))
+
+
+def test_names_follow_new_patterns():
+    """Names are cleaned anew once there is another pattern of what a secret is, and again when it is taken out."""
+    metadata = {"ls_provider": "acme-123456"}
+    assert facts.read_labels("m", metadata).provider == "acme-123456"
+    take_out = add_secret_patterns(r"acme-\d{6}")
+    assert facts.read_labels("m", metadata).provider == "[redacted]"
+    take_out()
+    assert facts.read_labels("m", metadata).provider == "acme-123456"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from langchain_swarmlet_metrics import logs
+from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
 from langchain_swarmlet_metrics.logs import LOGGER_NAME, KeyValueFormatter, LogSink, configure_logging, parse_line
 
@@ -137,8 +138,12 @@ def test_no_other_key_ends_like_one_that_people_grep_for(key):
 def test_nothing_is_logged_below_the_level(own):
     """A logger that is not enabled for INFO gets no record."""
     LOGGER.setLevel(logging.WARNING)
-    LogSink(WORKER_ID)(LLM)
+    collector = MetricsCollector(WORKER_ID)
+    collector.add(LLM)
     assert own.buffer == []
+    LOGGER.setLevel(logging.INFO)
+    collector.add(LLM)
+    assert len(own.buffer) == 1
 
 
 def test_the_message_alone_is_the_line_without_time_and_level():
