@@ -233,8 +233,8 @@ def span(start_ns: int, elapsed_ns: int) -> tuple[str, str, int]:
     start = start_ns // 1000 - second_us
     end = start + elapsed_us
     if start >= 0 and end < _SECOND_US:  # most short calls are within one second
-        start_ts = f"{text}{_DIGITS[start // 1000]}{_LAST_DIGITS[start % 1000]}"
-        return start_ts, f"{text}{_DIGITS[end // 1000]}{_LAST_DIGITS[end % 1000]}", duration_ms
+        start_ts = text + _DIGITS[start // 1000] + _LAST_DIGITS[start % 1000]
+        return start_ts, text + _DIGITS[end // 1000] + _LAST_DIGITS[end % 1000], duration_ms
     return _timestamp(second_us + start), _timestamp(second_us + end), duration_ms
 
 
@@ -248,7 +248,7 @@ def _timestamp(time_us: int) -> str:
     seconds, micros = divmod(time_us, _SECOND_US)
     text = _second(seconds)
     _latest = (seconds * _SECOND_US, text)
-    return f"{text}{_DIGITS[micros // 1000]}{_LAST_DIGITS[micros % 1000]}"
+    return text + _DIGITS[micros // 1000] + _LAST_DIGITS[micros % 1000]
 
 
 @lru_cache(maxsize=16)  # neighbouring events share their second, and formatting it is most of the cost

@@ -138,7 +138,9 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
         """
         collector = self.collector
         try:
-            self.leave()
+            silent.discard(self.run)
+            if self.task_calls is not None or self.chains is not None:
+                self.leave()
             event = self.event(ending, said)
             if collector.capture is not None:
                 collector.capture.ended(event, said)
@@ -147,8 +149,7 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
             collector.open.pop(self.run, None)
 
     def leave(self) -> None:
-        """Let go of the task and of the chains that ran inside the call, and wait for no chunk any more."""
-        silent.discard(self.run)
+        """Let go of the task and of the chains that ran inside the call."""
         if self.task_calls is not None:
             self.task_calls.open.pop(self.run, None)
         if self.chains is not None:
@@ -157,6 +158,7 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
 
     def withdraw(self) -> None:
         """Forget a call that has been taken out of the map: it is no event of this collector."""
+        silent.discard(self.run)
         self.leave()
         self.collector.open.pop(self.run, None)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from langchain_swarmlet_metrics import modes
-from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall, timestamp
+from langchain_swarmlet_metrics.events import Event, timestamp
 from langchain_swarmlet_metrics.plainfiles import file_handlers
 from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
 from langchain_swarmlet_metrics.scrub import one_line
@@ -108,8 +108,8 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line."""
         line = f"{_utc_second(int(record.created))} {record.levelname} {record.getMessage()}"
-        for appendix in _appendices(self, record).values():
-            line += f"\n{appendix}"
+        if record.exc_info or record.exc_text or record.stack_info:
+            line = "\n".join([line, *_appendices(self, record).values()])
         return line if line.isprintable() else _NOT_PLAIN.sub(_escape, line)
 
 
@@ -270,19 +270,14 @@ class _Pairs:
 
 def _pairs(fields: dict[str, Any]) -> str:
     pairs = []
-    get = fields.get
-    for key in _KEYS[fields["event"]]:
-        value = get(key)
-        if value is not None:
-            text = str(value)
-            pairs.append(f"{key}={text if isinstance(value, int) else _bare(text)}")
+    for key in _in_order(*fields):
+        value = fields[key]
+        if type(value) is str:
+            value = _short_bare(value) if len(value) <= _SHORT else _NOT_BARE.sub(_escape, value)
+        pairs.append(f"{key}={value}")
     if "error" in fields:
         pairs.append(f'error="{_NOT_QUOTED.sub(_escape, str(fields["error"]))}"')
     return " ".join(pairs)
-
-
-def _bare(text: str) -> str:
-    return _short_bare(text) if len(text) <= _SHORT else _NOT_BARE.sub(_escape, text)
 
 
 @lru_cache(maxsize=256)  # phases, models and workers come again and again
@@ -290,16 +285,16 @@ def _short_bare(text: str) -> str:
     return _NOT_BARE.sub(_escape, text)
 
 
-def _keys(kind: type[msgspec.Struct], first: str) -> tuple[str, ...]:
+@lru_cache(maxsize=256)  # an agent's events have the same few sets of fields
+def _in_order(*keys: str) -> tuple[str, ...]:
     """Order a line's keys: the first ones, the others as in the schema but for times and error, the event."""
-    elsewhere = {*first.split(), "start_ts", "end_ts", "error"}
-    others = [key for key in kind.__struct_fields__ if key not in elsewhere]
-    return (*first.split(), *others, "event")
+    first = (_TOOL_FIRST if "tool" in keys else _LLM_FIRST).split()
+    elsewhere = {*first, "start_ts", "end_ts", "error", "event"}
+    return (*(key for key in first if key in keys), *(key for key in keys if key not in elsewhere), "event")
 
 
 _LLM_FIRST = "phase duration_ms worker_id model prompt_tokens completion_tokens total_tokens"
 _TOOL_FIRST = "tool duration_ms success worker_id"
-_KEYS = {LLM_CALL_COMPLETE: _keys(LLMCall, _LLM_FIRST), TOOL_CALL_COMPLETE: _keys(ToolCall, _TOOL_FIRST)}
 
 # Whatever may have to be escaped; _escape decides. Not in them is the ASCII that common names are made of.
 _NOT_PLAIN = re.compile(r"[^ -~]")
