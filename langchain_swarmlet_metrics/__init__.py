@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.context import carry
     from langchain_swarmlet_metrics.events import Event, LLMCall, ToolCall
     from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
-    from langchain_swarmlet_metrics.logs import JSONLinesFormatter, KeyValueFormatter, configure_logging
+    from langchain_swarmlet_metrics.loglines import JSONLinesFormatter, KeyValueFormatter
+    from langchain_swarmlet_metrics.logs import configure_logging
     from langchain_swarmlet_metrics.runner import WorkerRunner
     from langchain_swarmlet_metrics.scrub import add_secret_patterns
     from langchain_swarmlet_metrics.sinks import Sink
@@ -32,8 +33,8 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "ArtifactStore": "store",
     "Event": "events",
-    "JSONLinesFormatter": "logs",
-    "KeyValueFormatter": "logs",
+    "JSONLinesFormatter": "loglines",
+    "KeyValueFormatter": "loglines",
     "LLMCall": "events",
     "MetricsCallbackHandler": "handler",
     "MetricsCollector": "collector",

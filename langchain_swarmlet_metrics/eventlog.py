@@ -47,12 +47,16 @@ class EventWriter:
         self.name = path.name
         self._path = path
         file = _File(path, "a+b", opener=partial(_open, mode=mode))
-        if lock and not _locked(file.fileno()):
-            msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
-            raise BlockingIOError(msg)
-        self._torn = ends_torn(file)
         self._file: _File | None = file
-        _writers.add(self)
+        _writers.add(self)  # before it has the lock, which a child forked in between would keep
+        try:
+            if lock and not _locked(file.fileno()):
+                msg = f"{path} is locked: another writer has it open. A worker's events are written by one process only"
+                raise BlockingIOError(msg)
+            self._torn = ends_torn(file)
+        except BaseException:
+            file.close()
+            raise
 
     def __repr__(self) -> str:
         return f"EventWriter({str(self._path)!r})"

@@ -102,6 +102,20 @@ def loopback() -> Iterator[Loopback]:
         yield Loopback(stack)
 
 
+@pytest.fixture
+def restored_logger() -> Iterator[None]:
+    """Leave our logger as it was found; pytest may have handlers of its own on it."""
+    logger = logging.getLogger(logs.LOGGER_NAME)
+    level, propagate = logger.level, logger.propagate
+    yield
+    for attached in [other for other in logger.handlers if other.name in (logs.LOGGER_NAME, "own")]:
+        logger.removeHandler(attached)
+        attached.close()
+    logger.filters.clear()
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
 def read_lines(path: Path) -> list[Event]:
     """Return the events in a metrics.jsonl, every line of which must be one."""
     events = [decode(line) for line in path.read_bytes().splitlines()]

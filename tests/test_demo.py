@@ -21,7 +21,7 @@ from langchain_swarmlet_metrics.demo import cost, run, tools
 from langchain_swarmlet_metrics.demo import model as stand_in
 from langchain_swarmlet_metrics.events import ToolCall
 from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
-from langchain_swarmlet_metrics.logs import parse_line
+from langchain_swarmlet_metrics.loglines import parse_line
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.store import ArtifactStore
 from langchain_swarmlet_metrics.testing import OpenAIServer, Reply, Request

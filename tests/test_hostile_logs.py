@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from langchain_swarmlet_metrics import logs
 from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
-from langchain_swarmlet_metrics.logs import LOGGER_NAME, JSONLinesFormatter, KeyValueFormatter, LogSink, parse_line
+from langchain_swarmlet_metrics.loglines import JSONLinesFormatter, KeyValueFormatter, parse_line
+from langchain_swarmlet_metrics.logs import LOGGER_NAME, LogSink
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from tests.conftest import recording
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 from langchain_core.tools import tool
 
-from langchain_swarmlet_metrics.logs import KeyValueFormatter, configure_logging, parse_line
+from langchain_swarmlet_metrics.loglines import KeyValueFormatter, parse_line
+from langchain_swarmlet_metrics.logs import configure_logging
 from langchain_swarmlet_metrics.testing import Reply, Usage
 from tests.conftest import read_lines
 

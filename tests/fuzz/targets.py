@@ -18,7 +18,8 @@ import msgspec
 from langchain_swarmlet_metrics import cli, events, liveness, logs, metadata, parts, report, snapshot
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
 from langchain_swarmlet_metrics.imitation import quote_imitations
-from langchain_swarmlet_metrics.logs import KeyValueFormatter, LogSink
+from langchain_swarmlet_metrics.loglines import KeyValueFormatter, parse_line
+from langchain_swarmlet_metrics.logs import LogSink
 from langchain_swarmlet_metrics.metadata import Metadata
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
 from langchain_swarmlet_metrics.runner import WorkerRunner
@@ -259,8 +260,8 @@ def log(data: bytes) -> None:
         fields = msgspec.to_builtins(event) | {"worker_id": name}
         fields["event"] += "_complete"
         known = {key: str(value) for key, value in fields.items() if key not in ("start_ts", "end_ts")}
-        assert logs.parse_line(line) == known
-    logs.parse_line(data.decode(errors="surrogateescape"))
+        assert parse_line(line) == known
+    parse_line(data.decode(errors="surrogateescape"))
 
 
 def _record(event, worker_id):

@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from langchain_swarmlet_metrics.events import encode
-from langchain_swarmlet_metrics.logs import configure_logging, parse_line
+from langchain_swarmlet_metrics.loglines import parse_line
+from langchain_swarmlet_metrics.logs import configure_logging
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest
 from tests.conftest import read_lines, recording
 
