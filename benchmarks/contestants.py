@@ -55,6 +55,10 @@ class Contestant:
     def flush(self) -> None:
         """Finish what waits in threads or queues; measured, as it is work that was put off."""
 
+    def settle_in(self) -> None:
+        """Finish what the unit after the switching on has put off; not measured."""
+        self.flush()
+
     def catch_up(self) -> None:
         """Wait for what is being done in threads, without an end to it."""
         self.flush()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.contestants import Contestant
 
 _BLOCKS = 16
+_WARM_UP = 1
 _QUICK_BLOCKS = 2
 _QUICK_DIVISOR = 50
 
@@ -123,14 +124,19 @@ def _take_turns(
     for turn, (recorded, without_content) in zip(turns, before, strict=True):
         turn.recorded = difference(recorded, turn.contestant.recorded())
         turn.without_content = turn.contestant.without_content() - without_content
-    return times * (1 + blocks), turns
+    return (_WARM_UP + times) * (1 + blocks), turns
 
 
 def _block(turn: Turn, workload: Workload, times: int) -> Spent:
-    """Do one block of work and return what a unit took."""
+    """Do one block of work and return what a unit took.
+
+    A unit before it shall have done with what belongs to the switching on: who opens files has the caches full of that.
+    """
     gc.collect(1)  # what the block before has left; to collect all generations takes longer than a block
     contestant = turn.contestant
     with contestant.switched_on():
+        contestant.context.run(turn.stage.do, workload.name, _WARM_UP)
+        contestant.settle_in()
         began_ns, caller_began_ns = process_time_ns(), thread_time_ns()
         contestant.context.run(turn.stage.do, workload.name, times)
         caller_ns = thread_time_ns() - caller_began_ns

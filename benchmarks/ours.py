@@ -126,6 +126,9 @@ class OursEverything(OursLogged):
 
         return take
 
+    def settle_in(self) -> None:
+        """Leave the content of the first unit to be written with the rest: to finish it would be to end it."""
+
     def _count(self, worker: Worker) -> int:
         lines = super()._count(worker)
         self._without_content += lines - count_captured(worker)

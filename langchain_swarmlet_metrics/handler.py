@@ -214,14 +214,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         bound = self._collector
         if bound is not None and (collector is None or not collector.is_within(bound)):
             collector = bound
-        if collector is None:
+        elif collector is None:
             collector = UNATTACHED
-        known = calls.get(run)
-        if known is not None:
-            if bound is None or known.collector is collector:
-                return None
-            if known.take():  # a bound handler knows better than the one that saw the run first
-                known.withdraw()
+        if run in calls and not self._takes_over(run, collector):
+            return None
         if not collector.closed:
             return collector
         if collector.cancelled:
@@ -230,6 +226,14 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             raise CancelledError(msg)
         collector.count_late(run)
         return None
+
+    def _takes_over(self, run: int, collector: MetricsCollector) -> bool:
+        """Take a call out of the map whose worker this handler knows better than the one that saw the run first."""
+        known = calls.get(run)
+        if self._collector is None or known is None or known.collector is collector or not known.take():
+            return False
+        known.withdraw()
+        return True
 
 
 _hook: ContextVar[MetricsCallbackHandler | None] = ContextVar("swarmlet_handler", default=None)
