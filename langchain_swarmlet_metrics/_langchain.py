@@ -63,7 +63,7 @@ class Usage(Struct, frozen=True, gc=False):
     total_tokens: Count | None = None
     input_token_details: InputDetails | None = None
     output_token_details: OutputDetails | None = None
-    total_cost: Any = None
+    total_cost: float | None = None
 
     @property
     def known(self) -> bool:
@@ -92,7 +92,7 @@ def read_answer(response: LLMResult | None) -> Answer:
     """Read an LLM result, of the first generation only: each of several choices carries the usage of all."""
     try:
         generation: Any = response.generations[0][0]  # type: ignore[union-attr]
-        message, text = generation.message, generation.text
+        message, text = generation.message, generation.text or ""
     except (AttributeError, IndexError, TypeError):
         return _read_completion(response)
     if not isinstance(message, AIMessage):
@@ -103,7 +103,7 @@ def read_answer(response: LLMResult | None) -> Answer:
     try:
         usage = msgspec.convert(reported, Usage) if reported else NO_USAGE
     except msgspec.ValidationError:
-        usage = msgspec.convert(_readable(reported), Usage)
+        usage = _readable_usage(reported)
     is_cached = usage.total_cost == 0  # which LangChain's cache puts on what it serves, and nothing else does
     if usage.total_tokens is None and not usage.known:
         body = about.get("body")  # of an answer that the integration could not parse
@@ -129,13 +129,16 @@ def _output(response: object) -> Mapping[str, Any]:
     return getattr(response, "llm_output", None) or {}
 
 
-def _readable(reported: Mapping[str, Any]) -> dict[str, Any]:
+def _readable_usage(reported: object) -> Usage:
     """Return what can be read of a report in which something is no count."""
-    return {
-        key: _readable(value) if isinstance(value, dict) else token_count(value)
-        for key, value in reported.items()
-        if type(key) is str
-    }
+    told = {name: token_count(_get(reported, name)) for name in ("input_tokens", "output_tokens", "total_tokens")}
+    inputs, outputs = _get(reported, "input_token_details"), _get(reported, "output_token_details")
+    return Usage(
+        **told,
+        input_token_details=InputDetails(*(token_count(_get(inputs, name)) for name in InputDetails.__struct_fields__)),
+        output_token_details=OutputDetails(token_count(_get(outputs, "reasoning"))),
+        total_cost=token_count(_get(reported, "total_cost")),
+    )
 
 
 def _usage_of_output(reported: object) -> Usage:

@@ -132,6 +132,28 @@ def test_no_usage(response):
     assert not facts.read_answer(response).usage.known
 
 
+@pytest.mark.parametrize("odd", ["12", 1.5, -1, 2**60, None, {"a": 1}, [1], object(), True])
+@pytest.mark.parametrize(
+    "key", ["input_tokens", "output_tokens", "input_token_details", "output_token_details", "total_cost", 7]
+)
+def test_a_count_that_is_none(key, odd):
+    """What is no count is not known, and the other counts are kept."""
+    message = AIMessage("x")
+    message.usage_metadata = {**reported(), key: odd}  # LangChain checks it only where a message is made
+    usage = facts.read_answer(chat(message)).usage
+    assert usage.total_tokens == 12
+    assert usage.input_tokens == (None if key == "input_tokens" else 10)
+    assert usage.output_tokens == (None if key == "output_tokens" else 2)
+
+
+@pytest.mark.parametrize("odd", ["12", 7, [], [("input_tokens", 1)], object()])
+def test_usage_that_is_none(odd):
+    """A report that is none tells nothing."""
+    message = AIMessage("x")
+    message.usage_metadata = odd
+    assert not facts.read_answer(chat(message)).usage.known
+
+
 def test_cache_hit():
     """LangChain marks what its cache serves with a cost of 0, even when there was no usage."""
     assert facts.read_answer(chat(AIMessage("x", usage_metadata=reported(total_cost=0)))).cache_hit
