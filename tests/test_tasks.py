@@ -1,0 +1,99 @@
+"""The open calls of a task: closed when it is done, with one callback for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.messages import AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk
+
+from langchain_swarmlet_metrics.tasks import TaskCalls, calls_of_task
+from tests.conftest import recording
+
+
+async def start_call():
+    """Start an LLM call in the current task, as LangChain does, and return who is to be told of its end."""
+    (run,) = await AsyncCallbackManager.configure().on_chat_model_start({}, [[HumanMessage("x")]])
+    return run
+
+
+async def test_one_for_all_calls_of_a_task():
+    """A task has the same one however often it is asked for; a task that it starts has its own."""
+    here = calls_of_task()
+    assert here is not None
+    assert calls_of_task() is here
+
+    async def ask():
+        return calls_of_task()
+
+    child = await asyncio.create_task(ask())
+    assert child is not None
+    assert child is not here
+    assert calls_of_task() is here
+
+
+async def test_in_no_task():
+    """What the loop calls by itself runs in no task."""
+    found = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: found.set_result(calls_of_task()))
+    assert await found is None
+
+
+async def test_all_open_calls_of_a_cancelled_task_are_closed():
+    """However many calls a cancelled task has open, each is closed, and those of other tasks go on."""
+    with recording() as events:
+        started = asyncio.Event()
+
+        async def hang():
+            for _ in range(3):
+                await start_call()
+            started.set()
+            await asyncio.sleep(60)
+
+        other = await start_call()
+        task = asyncio.create_task(hang())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert [(event.id, event.outcome) for event in events] == [(2, "cancelled"), (3, "cancelled"), (4, "cancelled")]
+        await other.on_llm_error(ValueError("no answer"))
+    assert [event.error for event in events[3:]] == ["no answer"]
+
+
+async def test_a_call_that_streams_outlives_the_task_of_its_first_chunk():
+    """Who awaits each chunk in a task of its own has one call, which ends with the stream."""
+    with recording() as events:
+
+        async def first():
+            run = await start_call()
+            await run.on_llm_new_token("x", chunk=ChatGenerationChunk(message=AIMessageChunk("x")))
+            return run
+
+        run = await asyncio.create_task(first())
+        await asyncio.sleep(0)
+        assert events == []
+        await run.on_llm_error(ValueError("later"))
+    assert [event.error for event in events] == ["later"]
+
+
+async def test_a_task_that_is_done_is_let_go_of():
+    """Contexts that were made in a task do not keep it, nor its result, once it is done."""
+
+    async def work() -> TaskCalls | None:
+        return calls_of_task()
+
+    task = asyncio.create_task(work())
+    known = await task
+    await asyncio.sleep(0)
+    gone = weakref.ref(task)
+    del task
+    gc.collect()
+    assert gone() is None
+    assert known is not None
+    assert known.is_over()
