@@ -85,9 +85,6 @@ class Answer(Struct, frozen=True, gc=False):
     shares_usage: bool = False
 
 
-NO_ANSWER = Answer()
-
-
 def read_answer(response: LLMResult | None) -> Answer:
     """Read an LLM result, of the first generation only: each of several choices carries the usage of all."""
     try:
@@ -344,15 +341,11 @@ def run_key(run_id: UUID | str) -> int:
         return hash(str(run_id))
 
 
-def parent_key(run_id: UUID | str | None) -> int | None:
-    """Return a parent's run id as `run_key` does, None for a run that has no parent."""
-    return None if run_id is None else run_key(run_id)
-
-
 def current_run() -> int | None:
     """Return the key of the LangChain run that this code is called from, such as the tool around it, or None."""
     config = var_child_runnable_config.get()
-    return parent_key(getattr((config or {}).get("callbacks"), "parent_run_id", None))
+    run_id = getattr((config or {}).get("callbacks"), "parent_run_id", None)
+    return None if run_id is None else run_key(run_id)
 
 
 def without_current_run() -> Context:

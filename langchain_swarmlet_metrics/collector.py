@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from langchain_swarmlet_metrics.capture import Capture
     from langchain_swarmlet_metrics.handmade import Moment
+    from langchain_swarmlet_metrics.inflight import OpenCall
     from langchain_swarmlet_metrics.relay import Relay
     from langchain_swarmlet_metrics.store import ArtifactStore
 
@@ -75,16 +76,17 @@ class MetricsCollector:
         """Tool call id -> id of the LLM call whose answer asked for it; an interrupted tool resumes under its id."""
         self.unbound_tools: dict[str, str] = {}
         """Tool call id -> name of a tool that was asked for, is not among the bound tools and was never started."""
-        self.open: dict[int, object] = {}
+        self.open: dict[int, OpenCall] = {}
         """Run -> call, from its start until its event has been handed to the sinks."""
+        self._by_hand: list[int] = []  # threads that record an event by hand just now
         self.left = False
         """Whether the worker's block has been left; it may be closed, when cancelled, long before."""
         self.closed = False
         self.cancelled = False
         self._buffer: list[Event] = []
-        self._write: Sink = writer or self._buffer.append
-        self._log = logs.LogSink(worker_id, waits=waits, on_failure=self._count_failure)
-        self._others = tuple(sinks)
+        log = logs.LogSink(worker_id, waits=waits, on_failure=self._count_failure)
+        self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, log, *sinks)
+        self._unlogged = (self._sinks[0], *sinks)
         self._failed_sinks: set[int] = set()
         self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
@@ -134,12 +136,11 @@ class MetricsCollector:
         uncounted.append(event)
         if len(uncounted) >= _COUNT_AT:
             self._count()
-        try:
-            self._write(event)
-        except Exception as error:  # noqa: BLE001 - no sink may reach the agent
-            self._count_failure(self._write, error)
-        if self._others or is_enabled_for(INFO):
-            self._tell(event)
+        for sink in self._sinks if is_enabled_for(INFO) else self._unlogged:
+            try:
+                sink(event)
+            except Exception as error:  # noqa: BLE001 - the one guard: no sink may reach the agent
+                self._count_failure(sink, error)
 
     def stop(self) -> None:
         """Take no more calls from this moment on, and stop the agent at its next one."""
@@ -154,7 +155,10 @@ class MetricsCollector:
         """
         self.closed = True
         deadline = time.monotonic() + _CLOSE_S
-        while self.open.keys() - but_for and time.monotonic() < deadline:
+        here = threading.get_ident()  # a sink that ends the worker must not wait for itself
+        while time.monotonic() < deadline and (
+            self.open.keys() - but_for or any(thread != here for thread in self._by_hand[:])
+        ):
             time.sleep(0)
         self.requested_by.clear()
         self.unbound_tools.clear()
@@ -166,13 +170,14 @@ class MetricsCollector:
         """
         if self.capture is not None:
             self._completeness.dropped_content += self.capture.close()
-        for sink in (self._log, *self._others):
+        for sink in self._sinks:
             if isinstance(sink, logs.LogSink | RelayedSink) and (left := sink.drain(_CLOSE_S)):
                 self._count_failure(sink, TimeoutError("it takes too long, or hangs"), left)
 
     def add_sink(self, relay: Relay[Any], make_sink: Callable[[], Sink]) -> None:
         """Add what a factory makes in the thread of a relay; one that raises is treated as a sink that does."""
-        self._others = (*self._others, RelayedSink(relay, make_sink, self._count_failure))
+        sink = RelayedSink(relay, make_sink, self._count_failure)
+        self._sinks, self._unlogged = (*self._sinks, sink), (*self._unlogged, sink)
 
     def count_late(self, run: object) -> None:
         """Count a call that started after the worker ended; it is not recorded.
@@ -255,11 +260,13 @@ class MetricsCollector:
         if self.closed:
             self.count_late(object())
             return event
-        number = self.next_id()
-        event = msgspec.structs.replace(event, id=number)
-        self.open[-number] = event  # no run is below 0
-        self.add(event)
-        del self.open[-number]
+        event = msgspec.structs.replace(event, id=self.next_id())
+        here = threading.get_ident()
+        self._by_hand.append(here)
+        try:
+            self.add(event)
+        finally:
+            self._by_hand.remove(here)
         return event
 
     def flush(self, artifact_store: ArtifactStore) -> None:
@@ -274,14 +281,6 @@ class MetricsCollector:
                 artifact_store.append(self.worker_id, self._buffer[:held])
                 del self._buffer[:held]
 
-    def _tell(self, event: Event) -> None:
-        """Hand an event to the log, if anybody listens, and to the other sinks."""
-        for sink in (self._log, *self._others) if is_enabled_for(INFO) else self._others:
-            try:
-                sink(event)
-            except Exception as error:  # noqa: BLE001 - no sink may reach the agent
-                self._count_failure(sink, error)
-
     def _count(self) -> None:
         """Add up the events since the last time: adding up several at once is twice as fast, and needs one lock."""
         with self._lock, suppress(IndexError):  # a signal handler in this thread may have counted the last one
@@ -293,7 +292,7 @@ class MetricsCollector:
     def _count_failure(self, sink: object, error: Exception, number: int = 1) -> None:
         with self._lock:
             self._completeness.dropped_events += number
-            if self._completeness.drop_reason is None or sink is self._write:  # what is not in the file matters most
+            if self._completeness.drop_reason is None or sink is self._sinks[0]:  # what is not in the file matters most
                 self._completeness.drop_reason = f"{name_of(sink)}: {error_text(error)}"
             first = id(sink) not in self._failed_sinks
             self._failed_sinks.add(id(sink))

@@ -67,7 +67,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Open an LLM call of a chat model."""
-        run = run_id.int if type(run_id) is UUID else run_key(run_id)
+        run = run_id.int if type(run_id) is UUID else run_key(run_id)  # here and below: without a call for nothing
         collector = self._claim(run)
         if collector is None:
             return

@@ -262,7 +262,7 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
 
 def open_calls(collector: MetricsCollector) -> list[OpenCall]:
     """Return a collector's calls whose lines may not be written yet, those that are just being ended among them."""
-    return [call for call in list(collector.open.values()) if isinstance(call, OpenCall)]
+    return list(collector.open.values())
 
 
 def ending_here() -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import copy
 import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -234,3 +235,13 @@ def test_late_calls_are_counted_once_each():
     for run in (1, 2, 1, 2, 3):
         collector.count_late(run)
     assert collector.completeness.late_calls == 3
+
+
+def test_a_sink_that_ends_the_worker_does_not_wait_for_itself(monkeypatch):
+    """An event that this very thread records by hand is none to wait for."""
+    monkeypatch.setattr(collectors, "_CLOSE_S", 60.0)
+    collector = MetricsCollector("w", sinks=[lambda _event: collector.close()])
+    begun = time.monotonic()
+    collector.record_tool_call(tool_name="add", start_ts=0, end_ts=1)
+    assert time.monotonic() - begun < 30
+    assert (collector.closed, collector.totals.tool_calls) == (True, 1)

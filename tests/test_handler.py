@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,10 +15,11 @@ from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, tool
 from langchain_openai import OpenAI
 from pydantic import BaseModel, ValidationError
 
+from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics import inflight, tokens
 from langchain_swarmlet_metrics.collector import MetricsCollector, phase
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall
@@ -477,3 +479,22 @@ def test_threads(loopback):
         list(pool.map(work, range(640)))
     assert sorted(event.id for event in recorded) == list(range(1, 641))
     assert collector.totals.tool_calls == 640
+
+
+def test_a_sink_that_ends_the_worker_does_not_wait_for_the_call(monkeypatch):
+    """A call that this very thread is ending is none to wait for, and is open until its sinks have it."""
+    monkeypatch.setattr(collectors, "_CLOSE_S", 60.0)
+    found = []
+
+    def end_worker(_event):
+        found.append([call.id for call in inflight.open_calls(collector)])
+        collector.close(but_for=inflight.ending_here())
+
+    collector = MetricsCollector("w", sinks=[end_worker])
+    begun = time.monotonic()
+    StructuredTool.from_function(lambda: "x", name="say", description="say").invoke(
+        {}, {"callbacks": [MetricsCallbackHandler(collector)]}
+    )
+    assert time.monotonic() - begun < 30
+    assert (found, inflight.open_calls(collector), collector.totals.tool_calls) == ([[1]], [], 1)
+    assert inflight.ending_here() == set()

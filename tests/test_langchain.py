@@ -295,7 +295,6 @@ def test_run_key():
     run_id = uuid.uuid4()
     assert facts.run_key(run_id) == facts.run_key(str(run_id)) == run_id.int
     assert isinstance(facts.run_key("odd"), int)
-    assert facts.parent_key(None) is None
 
 
 def test_no_current_run():
