@@ -114,6 +114,7 @@ class _Pulse:
         self._attempts: list[Callable[[], bool]] = []
         self._lock = threading.RLock()
         self._is_wanted = threading.Event()
+        self._is_resting = True
         self._thread: threading.Thread | None = None
 
     def add(self, watch: Watch) -> None:
@@ -142,6 +143,8 @@ class _Pulse:
         return len(failed)
 
     def _start(self) -> None:
+        if self._is_resting:
+            inflight.turn_ns = time.perf_counter_ns()
         self._is_wanted.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
@@ -154,10 +157,12 @@ class _Pulse:
     def _run(self) -> None:
         beats = 0
         while self._is_wanted.wait():
+            self._is_resting = False
             inflight.turn_ns = time.perf_counter_ns() + _TURN_NS
             time.sleep(INTERVAL_S)
             self._beat()
             inflight.turn_ns = inflight.NEVER
+            self._is_resting = not self._is_wanted.is_set()
             beats += 1
             if beats % _BEATS_TO_ATTEMPT == 0:
                 self.try_again()
