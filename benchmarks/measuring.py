@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.contestants import Contestant
 
 _BLOCKS = 16
-_WARM_UP = 1
+_WARM_UP_SHARE = 10
 _QUICK_BLOCKS = 2
 _QUICK_DIVISOR = 50
 
@@ -118,24 +118,26 @@ def _take_turns(
     for turn in turns:
         _block(turn, workload, times)  # to warm up
     gc.collect()
+    gc.freeze()  # to look through all that has been imported takes 30 ms, and would be charged to whoever's turn it is
     for _ in range(blocks):
         for turn in order.sample(turns, len(turns)):
             turn.spent.append(_block(turn, workload, times))
     for turn, (recorded, without_content) in zip(turns, before, strict=True):
         turn.recorded = difference(recorded, turn.contestant.recorded())
         turn.without_content = turn.contestant.without_content() - without_content
-    return (_WARM_UP + times) * (1 + blocks), turns
+    return (_warm_up(times) + times) * (1 + blocks), turns
 
 
 def _block(turn: Turn, workload: Workload, times: int) -> Spent:
     """Do one block of work and return what a unit took.
 
-    A unit before it shall have done with what belongs to the switching on: who opens files has the caches full of that.
+    Units before it shall have done with what belongs to the switching on: who opens files has the caches full of that,
+    and so has even nobody after whoever has just closed some. To open and end workers is measured elsewhere.
     """
     gc.collect(1)  # what the block before has left; to collect all generations takes longer than a block
     contestant = turn.contestant
     with contestant.switched_on():
-        contestant.context.run(turn.stage.do, workload.name, _WARM_UP)
+        contestant.context.run(turn.stage.do, workload.name, _warm_up(times))
         contestant.settle_in()
         began_ns, caller_began_ns = process_time_ns(), thread_time_ns()
         contestant.context.run(turn.stage.do, workload.name, times)
@@ -143,6 +145,10 @@ def _block(turn: Turn, workload: Workload, times: int) -> Spent:
         contestant.flush()
         spent_ns = process_time_ns() - began_ns
     return Spent(spent_ns / times / 1000, caller_ns / times / 1000)
+
+
+def _warm_up(times: int) -> int:
+    return max(times // _WARM_UP_SHARE, 1)
 
 
 def _extra(spent: Sequence[Spent], bare: Sequence[Spent], *, in_turns: bool) -> Spent:

@@ -27,6 +27,7 @@ PHASE_KEY = "swarmlet_phase"
 RETRY_TAG = "retry:attempt:"
 _TOOL_MESSAGES = frozenset({"tool", "ToolMessageChunk"})
 _HUMAN_MESSAGES = frozenset({"human", "HumanMessageChunk"})
+_LABELS = (PHASE_KEY, "lc_source", "ls_provider", "lc_agent_name", "langgraph_node")
 _PLUMBING_NODES = ("model", "tools", "agent")
 _BLOCK_LABELS = frozenset({"type", "index", "id"})
 
@@ -193,7 +194,7 @@ def phase_of(messages: Sequence[BaseMessage] | None, asks_for_tools: object, ans
 
 
 class Labels(Struct, frozen=True, gc=False):
-    """Hold the names that an LLM call goes by; its own is the model's."""
+    """Hold the names that a call goes by: its own is the model's or the tool's, and only models have a provider."""
 
     name: str = UNKNOWN
     phase: str | None = None
@@ -201,15 +202,16 @@ class Labels(Struct, frozen=True, gc=False):
     provider: str | None = None
 
 
-def read_labels(model: object, metadata: Mapping[str, Any] | None) -> Labels:
-    """Read the phase that the user or LangChain's summarization names, the agent, and the model's provider.
+def read_labels(name: object, metadata: Mapping[str, Any] | None) -> Labels:
+    """Read the names that a call goes by.
+
+    An agent's own name comes before that of its LangGraph node, which counts unless it is plumbing.
 
     Args:
-        model: the model's name, if known.
+        name: of the model or tool, if known.
         metadata: what LangChain says of the run.
     """
-    get = (metadata or {}).get
-    told = (model, get(PHASE_KEY), get("lc_source"), get("ls_provider"), get("lc_agent_name"), get("langgraph_node"))
+    told = (name, *map((metadata or {}).get, _LABELS))
     try:
         return _labels(scrub.added_patterns, *told)
     except TypeError:  # something that cannot be hashed
@@ -218,27 +220,17 @@ def read_labels(model: object, metadata: Mapping[str, Any] | None) -> Labels:
 
 @lru_cache(maxsize=64)  # an agent's calls have the same few names; to clean them anew takes as long as all the rest
 def _labels(
-    _cleaned_of: object, model: object, phase: object, source: object, provider: object, agent: object, node: object
+    _cleaned_of: object, name: object, phase: object, source: object, provider: object, agent: object, node: object
 ) -> Labels:
     if not phase and source == "summarization":
         phase = "summary"
+    agent = agent or (node if node not in _PLUMBING_NODES else None)
     return Labels(
-        identifier(model) if model else UNKNOWN,
+        identifier(name),
         identifier(phase) if phase else None,
-        _agent(agent, node),
+        identifier(agent) if agent else None,
         identifier(provider) if provider else None,
     )
-
-
-def agent_of(metadata: Mapping[str, Any] | None) -> str | None:
-    """Read an agent's own name, else that of its LangGraph node, which counts unless it is plumbing."""
-    return _agent(metadata.get("lc_agent_name"), metadata.get("langgraph_node")) if metadata else None
-
-
-def _agent(name: object, node: object) -> str | None:
-    if name:
-        return identifier(name)
-    return identifier(node) if node and node not in _PLUMBING_NODES else None
 
 
 def attempt_of(tags: Sequence[str] | None) -> int | None:

@@ -102,13 +102,15 @@ class OpenLLMCall(OpenCall, eq=False, gc=False):
 
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
+        model = facts.requested_model(self.serialized, self.metadata, self.params)
+        labels = read_labels(model, self.metadata)
         return StartedCall(
             event="llm_call",
-            model=identifier(facts.requested_model(self.serialized, self.metadata, self.params)),
+            model=labels.name,
             start_ts=timestamp(self.start_ns),
             id=self.id or 0,
             parent_id=self.parent_id,
-            agent=facts.agent_of(self.metadata),
+            agent=labels.agent,
         )
 
     def show(self, capture: Capture, given: object) -> None:  # noqa: ARG002 - it has the prompt itself
@@ -190,20 +192,22 @@ class OpenToolCall(OpenCall, eq=False, gc=False):
 
     def describe(self) -> StartedCall:
         """Return what is known of the call while it is open."""
+        labels = read_labels(self.tool, self.metadata)
         return StartedCall(
             event="tool_call",
-            tool=identifier(self.tool),
+            tool=labels.name,
             start_ts=timestamp(self.start_ns),
             id=self.id or 0,
             parent_id=self.parent_id,
-            agent=facts.agent_of(self.metadata),
+            agent=labels.agent,
         )
 
     def event(self, ending: Ending, said: object) -> ToolCall:  # noqa: ARG002 - what it said is content
         """Return the event of the call, which ends now."""
         start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
+        labels = read_labels(self.tool, self.metadata)
         return ToolCall(  # by position, as above
-            identifier(self.tool),
+            labels.name,
             start_ts,
             end_ts,
             duration_ms,
@@ -215,7 +219,7 @@ class OpenToolCall(OpenCall, eq=False, gc=False):
             ending.error_type,
             ending.outcome,
             facts.attempt_of(self.tags) if self.tags else None,
-            facts.agent_of(self.metadata),
+            labels.agent,
         )
 
 
@@ -240,7 +244,7 @@ def record_unknown_tools(
             id=collector.next_id(),
             requested_by=collector.requested_by.get(answer.tool_call_id),
             outcome="unknown_tool",
-            agent=facts.agent_of(metadata),
+            agent=read_labels(tool, metadata).agent,
         )
         if collector.capture is not None:
             collector.capture.answered(event, facts.requested_args(messages, answer.tool_call_id), answer)

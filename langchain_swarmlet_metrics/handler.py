@@ -16,7 +16,7 @@ from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics._langchain import run_key
 from langchain_swarmlet_metrics.calls import OpenCompletion, OpenLLMCall, OpenToolCall, record_unknown_tools
 from langchain_swarmlet_metrics.collector import MetricsCollector, current_collector, current_phase
-from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent, start
+from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,21 +75,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if collector.unbound_tools:
             record_unknown_tools(collector, prompt, metadata)
         silent.add(run)
-        start(
-            OpenLLMCall,
-            run,
-            parent_run_id,
-            collector,
-            metadata,
-            tags,
-            None,
-            prompt,
-            None,
-            serialized,
-            kwargs,
-            get_ident(),
-            current_phase(),
+        call = OpenLLMCall(
+            run, collector, metadata, tags, prompt, None, serialized, kwargs, get_ident(), current_phase()
         )
+        call.start(parent_run_id)
 
     def on_llm_start(
         self,
@@ -108,8 +97,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if collector is not None:
             prompt = prompts[0] if prompts else ""
             silent.add(run)
-            own = (None, prompt, serialized, kwargs, get_ident(), current_phase())
-            start(OpenCompletion, run, parent_run_id, collector, metadata, tags, None, *own)
+            call = OpenCompletion(
+                run, collector, metadata, tags, None, prompt, serialized, kwargs, get_ident(), current_phase()
+            )
+            call.start(parent_run_id)
 
     def on_llm_new_token(
         self,
@@ -164,7 +155,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if collector is not None:
             tool = (serialized or {}).get("name") or kwargs.get("name")
             requested_by = None if tool_call_id is None else collector.requester_of(tool_call_id)
-            start(OpenToolCall, run, parent_run_id, collector, metadata, tags, (input_str, kwargs), tool, requested_by)
+            OpenToolCall(run, collector, metadata, tags, tool, requested_by).start(parent_run_id, (input_str, kwargs))
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that returned; what it returned may say that it failed."""

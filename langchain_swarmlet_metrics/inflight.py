@@ -80,8 +80,26 @@ RETURNED = Ending()
 
 
 class _State(Struct, kw_only=True, eq=False, gc=False):
-    """Hold what is noted of a call after it has started."""
+    """Hold what is noted of a call as it starts, and later.
 
+    Args:
+        id: its number, or None outside of workers.
+        parent_run: the run that this one is a child of, as an integer, or None.
+        parent_id: the number of the call that it runs inside of, or None.
+        task_calls: the open calls of the task that it runs in, when that is watched.
+        start_ns: when it started, in nanoseconds since the epoch.
+        clock_ns: likewise, on the clock of `perf_counter_ns`.
+        streamed: whether chunks of it have come.
+        ttft_ns: after how many nanoseconds one came that says something.
+        chains: the runs of the chains inside it.
+    """
+
+    id: int | None = None
+    parent_run: int | None = None
+    parent_id: int | None = None
+    task_calls: TaskCalls | None = None
+    start_ns: int = 0
+    clock_ns: int = 0
     streamed: bool = False
     ttft_ns: int | None = None
     chains: set[int] | None = None
@@ -92,30 +110,18 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
 
     Args:
         run: LangChain's run id, as an integer.
-        parent_run: the run that this one is a child of, likewise, or None.
         collector: where its event goes.
         metadata: what LangChain says of the run; kept until the call ends, as its tags are.
         tags: the run's own tags.
-        id: its number, or None outside of workers.
-        parent_id: the number of the call that it runs inside of, or None.
-        task_calls: the open calls of the task that it runs in, when that is watched.
-        start_ns: when it started, in nanoseconds since the epoch.
-        clock_ns: likewise, on the clock of `perf_counter_ns`.
     """
 
     is_watched: ClassVar[bool] = True
     """Whether LangChain says nothing when the call's task is cancelled, so that the task is watched."""
 
     run: int
-    parent_run: int | None
     collector: MetricsCollector
     metadata: Mapping[str, Any] | None
     tags: Sequence[str] | None
-    id: int | None
-    parent_id: int | None
-    task_calls: TaskCalls | None
-    start_ns: int
-    clock_ns: int
 
     def event(self, ending: Ending, said: Any) -> Event:
         """Return the event of the call, which ends now; the arguments are those of `end`."""
@@ -128,6 +134,39 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
     def show(self, capture: Capture, given: Any) -> None:
         """Have what the call starts with captured."""
         raise NotImplementedError
+
+    def start(self, parent_run_id: UUID | None, given: Any = None) -> None:
+        """Put the call, which starts now, into the map, and watch its task.
+
+        Args:
+            parent_run_id: LangChain's id of the run that this one is a child of, or None.
+            given: what it starts with, for content capture.
+        """
+        run, collector = self.run, self.collector
+        if parent_run_id is not None:
+            self._find_parent(facts.run_key(parent_run_id))
+        if self.is_watched and _get_running_loop() is not None:
+            self.task_calls = calls_of_task()
+        clock_ns = perf_counter_ns()
+        if clock_ns > turn_ns:
+            clock_ns = _give_way(clock_ns)
+        self.start_ns, self.clock_ns, self.id = time_ns(), clock_ns, collector.next_id()
+        if collector.capture is not None:
+            self.show(collector.capture, given)
+        collector.open[run] = calls[run] = self
+        if self.task_calls is not None:
+            self.task_calls.open[run] = self
+            if len(calls) >= _sweep_at:
+                _sweep()
+        if collector.closed and self.take():  # its worker ended at this very moment
+            self.withdraw()
+            collector.count_late(run)
+
+    def _find_parent(self, parent_run: int) -> None:
+        self.parent_run = parent_run
+        enclosing = calls.get(parent_run) or _enclosing.get(parent_run)
+        if enclosing is not None and enclosing.collector is self.collector:
+            self.parent_id = enclosing.id
 
     def end(self, ending: Ending, said: Any = None) -> None:
         """Hand the event of a call that has been taken out of the map to its collector.
@@ -176,52 +215,6 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
         if self.task_calls is None:
             return False
         return self.task_calls.is_over() or (self.task_calls.task is leaving and not self.streamed)
-
-
-def start(
-    kind: type[OpenCall],
-    run: int,
-    parent_run_id: UUID | None,
-    collector: MetricsCollector,
-    metadata: Mapping[str, Any] | None,
-    tags: Sequence[str] | None,
-    given: Any,
-    *own: object,
-) -> None:
-    """Put a call that starts now into the map, and watch its task: LangChain says nothing when it is cancelled.
-
-    Args:
-        kind: its class.
-        run: LangChain's run id, as an integer.
-        parent_run_id: LangChain's id of the run that this one is a child of, or None.
-        collector: where its event goes.
-        metadata: what LangChain says of the run.
-        tags: the run's own tags.
-        given: what it starts with, for content capture.
-        own: the arguments of its class behind those of `OpenCall`.
-    """
-    parent_run = parent_id = None
-    if parent_run_id is not None:
-        parent_run = facts.run_key(parent_run_id)
-        enclosing = calls.get(parent_run) or _enclosing.get(parent_run)
-        if enclosing is not None and enclosing.collector is collector:
-            parent_id = enclosing.id
-    task_calls = None if _get_running_loop() is None or not kind.is_watched else calls_of_task()
-    clock_ns = perf_counter_ns()
-    if clock_ns > turn_ns:
-        clock_ns = _give_way(clock_ns)
-    number = collector.next_id()
-    call = kind(run, parent_run, collector, metadata, tags, number, parent_id, task_calls, time_ns(), clock_ns, *own)
-    if collector.capture is not None:
-        call.show(collector.capture, given)
-    collector.open[run] = calls[run] = call
-    if task_calls is not None:
-        task_calls.open[run] = call
-        if len(calls) >= _sweep_at:
-            _sweep()
-    if collector.closed and call.take():  # its worker ended at this very moment
-        call.withdraw()
-        collector.count_late(run)
 
 
 def enter_chain(run: int, parent_run: int | None) -> None:

@@ -187,9 +187,8 @@ def test_requested_model(serialized, metadata, params, model):
         ({"langgraph_node": "research", "lc_agent_name": "alice"}, "alice"),
     ],
 )
-def test_agent_of(metadata, agent):
+def test_agent(metadata, agent):
     """The agent's own name comes before the node, plumbing names nobody."""
-    assert facts.agent_of(metadata) == agent
     assert facts.read_labels("m", metadata).agent == agent
 
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.tools import tool
 
-from langchain_swarmlet_metrics import _langchain as facts
-from langchain_swarmlet_metrics import pulse, report, snapshot
+from langchain_swarmlet_metrics import calls as open_calls
+from langchain_swarmlet_metrics import inflight, pulse, report, snapshot
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 from langchain_swarmlet_metrics.store import ArtifactStore
@@ -113,17 +113,17 @@ def _carried(function):
 def test_call_that_is_just_ending(runner, monkeypatch):
     """A call whose end has been told and whose line is not written yet is open: a crash would leave no other trace."""
     reading, go_on = threading.Event(), threading.Event()
-    agent_of = facts.agent_of
+    read_labels = open_calls.read_labels
 
-    def held(metadata):
+    def held(name, metadata):
         if threading.current_thread() is thread:
             reading.set()
             go_on.wait(60)
-        return agent_of(metadata)
+        return read_labels(name, metadata)
 
     with runner.worker("wait") as worker:
         thread = threading.Thread(target=_carried(lambda: add.invoke({"a": 1, "b": 2})))
-        monkeypatch.setattr(facts, "agent_of", held)
+        monkeypatch.setattr(open_calls, "read_labels", held)
         thread.start()
         reading.wait(60)
         taken = eventually(lambda: snapshot_of(worker))
@@ -154,6 +154,18 @@ def test_beside_a_busy_agent(runner):
         thread.join()
     assert [call["id"] for call in taken["calls"]] == [1]  # the short ones are over before they are worth a file
     assert worker.totals.tool_calls == count + 1
+
+
+def test_wake_up(monkeypatch):
+    """From when the thread is woken up until it runs, calls give way to it; while it sleeps, they do not."""
+    monkeypatch.setattr(inflight, "turn_ns", inflight.NEVER)
+    woken = pulse._Pulse()
+    woken._thread = threading.current_thread()  # so that none is started, which would run at once
+    woken.add_attempt(bool)
+    assert inflight.turn_ns <= time.perf_counter_ns()
+    inflight.turn_ns, woken._is_resting = inflight.NEVER, False
+    woken.add_attempt(bool)
+    assert inflight.turn_ns == inflight.NEVER
 
 
 def test_worker_that_ends_with_open_calls(runner):

@@ -21,10 +21,9 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import calls, inflight, metadata, pulse, report
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics import handler as handlers
-from langchain_swarmlet_metrics import inflight, metadata, pulse, report
 from langchain_swarmlet_metrics.collector import get_metrics_collector
 from langchain_swarmlet_metrics.eventlog import is_locked
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, parse_timestamp
@@ -627,14 +626,14 @@ def test_forked_child_leaves_the_worker_alone(runner):
 def test_call_that_ends_as_the_block_ends(runner, monkeypatch):
     """A call that another thread is just ending when the block ends is on disk and in the totals."""
     reading, go_on = threading.Event(), threading.Event()
-    agent_of = facts.agent_of
+    read_labels = calls.read_labels
 
-    def held(metadata):
+    def held(name, metadata):
         reading.set()
         go_on.wait(10)
-        return agent_of(metadata)
+        return read_labels(name, metadata)
 
-    monkeypatch.setattr(facts, "agent_of", held)
+    monkeypatch.setattr(calls, "read_labels", held)
     with runner.worker("race") as worker:
         bound = {"callbacks": [MetricsCallbackHandler(worker.collector)]}
         thread = threading.Thread(target=add.invoke, args=({"a": 1, "b": 2}, bound))
