@@ -233,6 +233,21 @@ RULES = (
     *(_vendor_rule(prefixes, body) for prefixes, body in _VENDOR_KEYS.items()),
 )
 
+_NUMBERS_OF: dict[str, list[int]] = {}
+for _number, _hinted in enumerate(RULES):
+    for _hint in _hinted.hints:
+        _NUMBERS_OF.setdefault(_hint, []).append(_number)
+
+
+def rules_for(text: str) -> list[Rule]:
+    """Return the rules that a text has a hint of, in their order; most texts have none.
+
+    Each hint is looked for once, and without a loop in Python: some are those of several rules.
+    """
+    hints = filter(text.lower().__contains__, _NUMBERS_OF)
+    return [RULES[number] for number in sorted({number for hint in hints for number in _NUMBERS_OF[hint]})]
+
+
 SECRET_KEY = re.compile(
     rf"(?:{_SURE_NAME}s?|token|jwt|authorization|cookies?|(?<![a-z])(?:auth|bearer|pass))$", re.IGNORECASE | re.ASCII
 )

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from langchain_swarmlet_metrics.patterns import REDACTED, RULES, SECRET_KEY
+from langchain_swarmlet_metrics.patterns import REDACTED, SECRET_KEY, rules_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,10 +58,8 @@ def scrub(text: str) -> str:
     and query parameters, what is assigned to names such as ``password`` in prose, code, YAML and JSON, and what
     `add_secret_patterns` has added.
     """
-    folded = text.lower()
-    for hints, pattern, replacement in RULES:
-        if any(map(folded.__contains__, hints)):
-            text = pattern.sub(replacement, text)
+    for _, pattern, replacement in rules_for(text):
+        text = pattern.sub(replacement, text)
     # Last: they could take a name away that shows where a secret is.
     for pattern in chain.from_iterable(added_patterns):
         text = REDACTED.join(_without(pattern, part) for part in text.split(REDACTED))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_swarmlet_metrics.patterns import REDACTED, RULES
+from langchain_swarmlet_metrics.patterns import REDACTED, RULES, rules_for
 from langchain_swarmlet_metrics.scrub import scrub
 from tests.corpus import ALNUM, LOOK_ALIKES, SECRETS, needles
 
@@ -96,3 +96,10 @@ def test_a_megabyte_of_a_rules_own_hint_takes_linear_time(rule):
         start = time.thread_time()
         rule.pattern.sub(rule.replacement, piece * (1_000_000 // len(piece)) + "\0")
         assert time.thread_time() - start < 20
+
+
+@given(st.lists(st.sampled_from([*(hint for rule in RULES for hint in rule.hints), "Key", " ", "x"]), max_size=4))
+def test_rules_for_a_text(pieces):
+    """The rules to look at a text with are those of which a hint is in it, in their order, whatever its case."""
+    text = "".join(pieces).title()
+    assert rules_for(text) == [rule for rule in RULES if any(hint in text.lower() for hint in rule.hints)]
