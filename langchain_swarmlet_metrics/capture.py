@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_swarmlet_metrics import logs
 from langchain_swarmlet_metrics._content import answers_of, data_of, output_of, said_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from langchain_swarmlet_metrics.transcript import Item, Transcript
 
 _WAITING = 10_000
+_Item = TypeVar("_Item", bound="Item")
 _CLOSE_S = 2.0
 
 
@@ -40,6 +41,7 @@ class Capture:
         self._accepted = count()
         self._refused = count()
         self._problem: str | None = None
+        self._begun: dict[int, Begun] = {}
         self._closing = RLock()  # a signal handler may close while this thread does
 
     def llm_started(self, call: OpenLLMCall) -> None:
@@ -50,11 +52,11 @@ class Capture:
     def tool_started(self, call: OpenToolCall, given: object) -> None:
         """Take the input of a tool call."""
         if not self._transcript.is_full:
-            self._put(_begun, call, given)
+            self._begin(_begun, call, given)
 
     def answered(self, event: ToolCall, given: object, output: object) -> None:
         """Take the input of a call of a tool that does not exist, and how it was answered."""
-        self._put(_asked, event, given)
+        self._begin(_asked, event, given)
         self.ended(event, output)
 
     def ended(self, event: Event, said: object) -> None:
@@ -64,8 +66,11 @@ class Capture:
             event: the call's event.
             said: an LLM call's result, a tool's output or error; None when there is none.
         """
-        if not (self._transcript.is_full and isinstance(event, LLMCall)):
-            self._put(_ended, event, said)
+        if self._transcript.is_full and isinstance(event, LLMCall):
+            return
+        begun = self._begun.pop(event.id or 0, None)
+        if self._put(_ended, event, said) is not None and begun is not None:
+            begun.is_over = True
 
     def close(self) -> int:
         """Wait for what has been taken to be written, about two seconds at most; returns how much could not be."""
@@ -78,25 +83,33 @@ class Capture:
         is_done = relay.drain(_CLOSE_S)
         transcript.is_closed = True
         waiting = 0 if is_done else next(self._accepted) - transcript.handled
-        lost = transcript.failed + waiting + next(self._refused)
+        lost = transcript.failed + transcript.held + waiting + next(self._refused)
         if lost:
             text = "%s prompts, answers or texts of tools of worker %s are not captured: %s. The agent is not affected."
             problem = transcript.problem or self._problem or "writing them takes too long"
             logs.warn(text, lost, transcript.worker_id, problem)
         return lost
 
-    def _put(self, make: Callable[..., Item], *taken: Any) -> None:
+    def _begin(self, make: Callable[..., Begun], *taken: Any) -> None:
+        begun = self._put(make, *taken)
+        if begun is not None:
+            self._begun[begun.event_id] = begun
+
+    def _put(self, make: Callable[..., _Item], *taken: Any) -> _Item | None:
+        """Have what is taken written; returns what waits for that now, or None."""
         relay = self._relay
         if relay is None:
-            return
+            return None
         try:
-            if relay.put(make(*taken)):
+            item = make(*taken)
+            if relay.put(item):
                 next(self._accepted)
-                return
+                return item
             self._problem = "too many were waiting to be written"
         except Exception as error:  # noqa: BLE001 - what tools and models hand over may be anything
             self._problem = error_text(error)
         next(self._refused)
+        return None
 
 
 def _sent(call: OpenLLMCall) -> Sent:

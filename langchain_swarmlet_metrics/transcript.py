@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from langchain_swarmlet_metrics import content, modes
@@ -37,7 +38,8 @@ class Received(NamedTuple):
     messages: Sequence[Said]
 
 
-class Begun(NamedTuple):
+@dataclass(slots=True)
+class Begun:
     """Say that a tool call has started, with this input."""
 
     event_id: int
@@ -45,6 +47,8 @@ class Begun(NamedTuple):
     tool: object
     requested_by: int | None
     given: Data
+    is_over: bool = False
+    """Whether it has ended by now, and that is to be taken, too: its file is written once, at that."""
 
 
 class Returned(NamedTuple):
@@ -71,6 +75,8 @@ class Transcript:
         """How many items have been taken."""
         self.failed = 0
         """How many of them could not be written."""
+        self.held = 0
+        """How many were to be written with the end of their call, and are not yet."""
         self.problem: str | None = None
         """Why the first of them could not be."""
         self.is_full = False
@@ -147,20 +153,24 @@ class Transcript:
         }
         data = content.tool_text(header, given, None).encode()
         if self._has_room(len(data)):
-            self._begun[item.event_id] = _OpenFile(given, len(data))
-            self._replace(item.event_id, tool, data)
+            self._begun[item.event_id] = _OpenFile(given, len(data), item.is_over)
+            if item.is_over:
+                self.held += 1
+            else:
+                self._replace(item.event_id, tool, data)
 
     def _end_tool(self, item: Returned) -> None:
         event, event_id = item.event, item.event.id or 0
         begun = self._begun.pop(event_id, None)
         if begun is None and self.is_full:
             return
-        given, size = begun or (None, 0)
+        given, size, is_held = begun or (None, 0, False)
         returned = None if item.output is None else text_of(item.output)
         data = content.tool_text(_header(event), given, returned).encode()
         if not self._has_room(len(data) - size):
             data = content.tool_text(_header(event), given, returned and Text("", is_cut=True)).encode()
         self._replace(event_id, event.tool, data)
+        self.held -= is_held
 
     def _has_room(self, size: int) -> bool:
         self.is_full = self.is_full or size > self._room
@@ -174,10 +184,11 @@ class Transcript:
 
 
 class _OpenFile(NamedTuple):
-    """A tool call's file that has no end yet: the input, and how many bytes are written."""
+    """A tool call's file that has no end yet: the input, its size in bytes, and whether it is not written yet."""
 
     given: Text
     size: int
+    is_held: bool
 
 
 def _header(event: ToolCall) -> dict[str, object]:

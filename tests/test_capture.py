@@ -390,6 +390,31 @@ async def test_cancelled_tool(capturing):
     assert "--- output ---" not in text
 
 
+def test_quick_tool(capturing, loopback, gate, monkeypatch):
+    """The file of a tool call that is over before anything of it is written is written once; any other one twice."""
+    written = []
+    replace_file = transcript.replace_file
+
+    def noted(path, data, mode):
+        written.append((path.name, b"outcome: open" in data))
+        replace_file(path, data, mode)
+
+    monkeypatch.setattr(transcript, "replace_file", noted)
+
+    @tool
+    def slow() -> str:
+        """Return when all is written so far."""
+        return str(worker.collector.capture._relay.drain(60))
+
+    with capturing.worker("add") as worker:
+        loopback.model(Reply(text="ok")).invoke("hi")  # what is written first, and waits
+        add.invoke({"a": 1, "b": 2})
+        gate.set()
+        slow.invoke({})
+    assert written == [("002_add.txt", False), ("003_slow.txt", True), ("003_slow.txt", False)]
+    assert [header_of(text)["outcome"] for text in tool_texts(worker).values()] == ["success", "success"]
+
+
 def test_unfinished_tool(capturing):
     """A tool that runs on when its worker ends is unfinished, and what it returns later is not written."""
     started, go_on = threading.Event(), threading.Event()

@@ -51,6 +51,16 @@ def test_written_at_once(tmp_path):
     assert str(tmp_path) in repr(transcript)
 
 
+def test_over_at_once(tmp_path):
+    """A tool call that is over before its start is taken gets its file with its end, the input in it."""
+    transcript = Transcript(tmp_path)
+    transcript.take(Begun(1, START_NS, "note", None, Data("in"), is_over=True))
+    assert not (tmp_path / "tool_calls").exists()
+    transcript.take(Returned(tool_call(1), Data("out")))
+    text = (tmp_path / "tool_calls" / "001_note.txt").read_text()
+    assert text.endswith("\n--- input ---\nin\n\n--- output ---\nout\n")
+
+
 def test_limit(tmp_path):
     """At its limit a worker's content ends with one line that says so; tool calls that are open still get an end."""
     transcript = Transcript(tmp_path, most_bytes=3000)
