@@ -197,6 +197,17 @@ class MetricsCollector:
         if self._on_late is not None:
             self._on_late()
 
+    def count_unread(self, error: Exception) -> None:
+        """Count a call that has ended in a way that cannot be read; it has no line."""
+        with self._lock:
+            self._completeness.dropped_events += 1
+            first = self._completeness.drop_reason is None
+            if first:
+                self._completeness.drop_reason = f"unreadable: {error_text(error)}"
+        if first:
+            text = "A call of worker %s cannot be read, and is only counted: %s. The agent is not affected."
+            logs.warn(text, self.worker_id, error_text(error))
+
     def record_llm_call(
         self,
         *,

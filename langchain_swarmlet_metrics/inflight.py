@@ -184,6 +184,8 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
             if collector.capture is not None:
                 collector.capture.ended(event, said)
             collector.add(event)
+        except Exception as error:  # noqa: BLE001 - whatever LangChain hands over, a call does not vanish without a trace
+            collector.count_unread(error)
         finally:
             collector.open.pop(self.run, None)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import inflight, logs
 from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Watch:
         self._collector = weakref.ref(collector)
         self._writer = weakref.ref(writer)
         self._store = store
-        self._worker_id = str(collector.worker_id)
+        self.worker_id = str(collector.worker_id)
         self._size = 0
         self._written: tuple[int, list[int | None]] | None = None
         self._closed = False
@@ -59,15 +60,18 @@ class Watch:
             self._closed = True
             self._remove()
 
-    def size(self) -> int | None:
-        """Return how long ``metrics.jsonl`` is now; None when there is nobody to write it any more."""
-        writer = self._writer()
-        return None if writer is None else writer.size()
+    def beat(self, begun_by_ns: int) -> bool:
+        """Note the calls that have been open for long enough; False when nobody makes any more.
 
-    @property
-    def collector(self) -> MetricsCollector | None:
-        """Return the collector of the worker, unless it is gone."""
-        return self._collector()
+        Args:
+            begun_by_ns: when they started at the latest, on the clock of `perf_counter_ns`.
+        """
+        writer, collector = self._writer(), self._collector()
+        size = None if writer is None else writer.size()
+        if size is None or collector is None:
+            return False
+        self.note(size, [call for call in inflight.open_calls(collector) if call.clock_ns < begun_by_ns])
+        return True
 
     def note(self, size: int, calls: Sequence[OpenCall]) -> None:
         """Have the file say which calls are open.
@@ -85,7 +89,7 @@ class Watch:
                 return
             state = (size_before, [call.id for call in calls])
             if state == self._written:
-                self._store.touch_snapshot(self._worker_id)
+                self._store.touch_snapshot(self.worker_id)
             else:
                 self._written = None
                 self._store.save_snapshot(self._snapshot(size_before, calls))
@@ -93,7 +97,7 @@ class Watch:
 
     def _snapshot(self, size: int, calls: Sequence[OpenCall]) -> Snapshot:
         return Snapshot(
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             written_at=timestamp(time.time_ns()),
             metrics_bytes=size,
             calls=[call.describe() for call in calls],
@@ -103,7 +107,7 @@ class Watch:
         if self._written is not None:
             self._written = None
             with suppress(OSError):
-                self._store.remove_snapshot(self._worker_id)
+                self._store.remove_snapshot(self.worker_id)
 
 
 class _Pulse:
@@ -170,15 +174,16 @@ class _Pulse:
     def _beat(self) -> None:
         with self._lock:
             watches = list(self._watches)
-        sizes = [(watch, watch.size()) for watch in watches]
         begun_by_ns = time.perf_counter_ns() - _AGE_NS
-        for watch, size in sizes:
-            collector = watch.collector
-            if size is None or collector is None:
+        for watch in watches:
+            try:
+                is_alive = watch.beat(begun_by_ns)
+            except Exception as error:  # noqa: BLE001 - the thread of all workers must outlive what one of them is given
+                is_alive = False
+                text = "The open calls of worker %s are not noted any more: %s. The agent is not affected."
+                logs.warn(text, watch.worker_id, error_text(error))
+            if not is_alive:
                 self.discard(watch)
-            else:
-                calls = inflight.open_calls(collector)
-                watch.note(size, [call for call in calls if call.clock_ns < begun_by_ns])
 
 
 _pulse = _Pulse()

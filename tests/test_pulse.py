@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import warnings
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from langchain_core.tools import tool
 
 from langchain_swarmlet_metrics import calls as open_calls
 from langchain_swarmlet_metrics import inflight, pulse, report, snapshot
+from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 from langchain_swarmlet_metrics.store import ArtifactStore
@@ -154,6 +156,37 @@ def test_beside_a_busy_agent(runner):
         thread.join()
     assert [call["id"] for call in taken["calls"]] == [1]  # the short ones are over before they are worth a file
     assert worker.totals.tool_calls == count + 1
+
+
+class Unreadable(dict):
+    """What LangChain says of a run, of a kind that nobody can read."""
+
+    def get(self, *_: object) -> object:
+        """Fail."""
+        msg = "no such luck"
+        raise RuntimeError(msg)
+
+
+def test_call_that_cannot_be_read(runner, caplog):
+    """A call that cannot be described is said once, and counted when it ends; other workers' calls are noted on."""
+    slow, inside, go_on = waiting_tool()
+    with runner.worker("odd") as odd:
+        handler, run = MetricsCallbackHandler(odd.collector), uuid4()
+        handler.on_tool_start({"name": "odd"}, "x", run_id=run, metadata=Unreadable({"a": 1}))
+        eventually(lambda: f"The open calls of worker {odd.worker_id} are not noted any more" in caplog.text)
+        with runner.worker("wait") as other:
+            thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
+            thread.start()
+            inside.wait(60)
+            assert [call["id"] for call in eventually(lambda: snapshot_of(other))["calls"]] == [1]
+            go_on.set()
+            thread.join()
+        handler.on_tool_end("y", run_id=run)
+        add.invoke({"a": 1, "b": 2})
+        assert not inflight.open_calls(odd.collector)
+    assert (odd.totals.tool_calls, odd.completeness.dropped_events) == (1, 1)
+    assert odd.completeness.drop_reason == "unreadable: no such luck"
+    assert caplog.text.count("no such luck") == 2
 
 
 def test_wake_up(monkeypatch):
