@@ -15,7 +15,7 @@ from langchain_swarmlet_metrics.events import decode_lines, encode_lines
 from langchain_swarmlet_metrics.folder import ends_torn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from langchain_swarmlet_metrics.events import Event
@@ -84,10 +84,6 @@ class EventWriter:
         if self._torn:
             msg = f"only {written} of {len(lines)} bytes could be written to {self._path}"
             raise OSError(msg)
-
-    def extend(self, events: Iterable[Event]) -> None:
-        """Append several events with one write; raises as a call does."""
-        self(*events)
 
     def size(self) -> int | None:
         """Return how many bytes the file has, or None when the writer is closed."""

@@ -217,7 +217,7 @@ class ArtifactStore(StoreReader):
         """
         path = self._folder_to_write(worker_id) / METRICS_FILE
         with closing(EventWriter(path, self._file_mode, lock=False)) as writer:
-            writer.extend(events)
+            writer(*events)
 
     def save_snapshot(self, taken: Snapshot) -> None:
         """Write a worker's ``inflight.json``; readers see the old one or the new one, whole."""

@@ -79,7 +79,7 @@ def ended(store, task="back up", **options):
     metadata, writer = create(store, task, **options)
     with closing(writer):
         store.start(metadata)
-        writer.extend(EVENTS)
+        writer(*EVENTS)
         for event in EVENTS:
             metadata.totals.add(event)
             metadata.completeness.add(event)

@@ -82,8 +82,8 @@ def test_extend_appends_all(path):
     """Several events are appended after what is there."""
     write(path, EVENTS[:1])
     with closing(EventWriter(path)) as writer:
-        writer.extend(EVENTS[1:])
-        writer.extend([])
+        writer(*EVENTS[1:])
+        writer()
     assert list(read_events(path)) == EVENTS
 
 
@@ -407,7 +407,7 @@ async def test_writing_passes_on_an_event_loop(path):
     writer = EventWriter(path)
     with blockbuster_ctx():
         writer(EVENTS[0])
-        writer.extend(EVENTS[1:])
+        writer(*EVENTS[1:])
     writer.close()
     assert list(read_events(path)) == EVENTS
 
@@ -416,14 +416,14 @@ async def test_writing_passes_on_an_event_loop(path):
 def test_a_reader_that_starts_behind_the_end(path, offset):
     """Whoever claims that a file was longer than it is, even longer than files can be, is not believed."""
     with closing(EventWriter(path)) as writer:
-        writer.extend(EVENTS)
+        writer(*EVENTS)
     assert list(EventReader(lambda: path.open("rb"), offset=offset)) == EVENTS
 
 
 def test_a_reader_that_runs_out_of_time(path):
     """A reader stops when its time is up, in the middle of an endless line as well, and says so."""
     with closing(EventWriter(path)) as writer:
-        writer.extend(EVENTS)
+        writer(*EVENTS)
     reader = EventReader(lambda: path.open("rb"), within_s=60)
     assert (list(reader), reader.stopped) == (EVENTS, False)
     with path.open("r+b") as file:
