@@ -49,9 +49,10 @@ class Ours(Contestant):
             shutil.rmtree(self._worker.dir, ignore_errors=True)  # what takes too long may still be writing
 
     def flush(self) -> None:
-        """Wait until the log, the sinks and the content have everything, as the end of a worker does."""
+        """Have the sums, the log, the sinks and the content complete, as the end of a worker does."""
         if self._worker is not None:
             self._worker.collector.settle()
+            _ = self._worker.totals  # which are added up some calls at a time
 
     def catch_up(self) -> None:
         """Wait until the worker's folder and the log no longer grow: captured content has an end with its worker."""

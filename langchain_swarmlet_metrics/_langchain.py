@@ -95,7 +95,7 @@ def read_answer(response: LLMResult | None) -> Answer:
         return _read_completion(response)
     if not isinstance(message, AIMessage):
         return _read_completion(response)
-    about = message.response_metadata
+    about = message.response_metadata or {}
     model = about.get("model_name") or _output(response).get("model_name")
     reported: Any = message.usage_metadata
     try:
@@ -218,7 +218,9 @@ def read_labels(name: object, metadata: Mapping[str, Any] | None) -> Labels:
         return _labels.__wrapped__((), *told)
 
 
-@lru_cache(maxsize=64)  # an agent's calls have the same few names; to clean them anew takes as long as all the rest
+# An agent's calls have the same few names; to clean them anew takes as long as all the rest. What is equal, such as
+# True and 1, is not always the same name.
+@lru_cache(maxsize=64, typed=True)
 def _labels(
     _cleaned_of: object, name: object, phase: object, source: object, provider: object, agent: object, node: object
 ) -> Labels:
@@ -302,15 +304,21 @@ def handled_error(output: object) -> str | None:
 
     The error is in a ToolMessage with status ``error``, bare, in a list, or among the messages of a Command.
     """
-    if type(output) is str:
+    try:
+        messages = _messages_of(output)
+    except Exception:  # noqa: BLE001 - an object of the tool's own may raise anything when it is asked
         return None
+    return next((error_text(message.text) for message in messages if message.status == "error"), None)
+
+
+def _messages_of(output: object) -> Sequence[ToolMessage]:
     if isinstance(output, ToolMessage):
-        return error_text(output.text) if output.status == "error" else None
+        return [output]
     if isinstance(output, list):
-        return next((text for item in output if (text := handled_error(item)) is not None), None)
+        return [message for item in output for message in _messages_of(item)]
     update = getattr(output, "update", None)
     messages = update.get("messages") if isinstance(update, dict) else None
-    return handled_error(messages) if isinstance(messages, list) else None
+    return _messages_of(messages) if isinstance(messages, list) else ()
 
 
 def is_cancellation(error: BaseException) -> bool:

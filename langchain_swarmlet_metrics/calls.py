@@ -9,7 +9,7 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import logs, tokens
 from langchain_swarmlet_metrics._langchain import Answer, Usage, phase_of, read_answer, read_labels
 from langchain_swarmlet_metrics.events import LLMCall, ToolCall, UsageSource, milliseconds, span, timestamp
-from langchain_swarmlet_metrics.inflight import Ending, OpenCall, calls, silent
+from langchain_swarmlet_metrics.inflight import RETURNED, Ending, OpenCall, calls, silent
 from langchain_swarmlet_metrics.scrub import error_text, identifier
 from langchain_swarmlet_metrics.snapshot import StartedCall
 
@@ -202,9 +202,11 @@ class OpenToolCall(OpenCall, eq=False, gc=False):
             agent=labels.agent,
         )
 
-    def event(self, ending: Ending, said: object) -> ToolCall:  # noqa: ARG002 - what it said is content
-        """Return the event of the call, which ends now."""
+    def event(self, ending: Ending, said: object) -> ToolCall:
+        """Return the event of the call, which ends now; what it returned may say that it failed."""
         start_ts, end_ts, duration_ms = span(self.start_ns, perf_counter_ns() - self.clock_ns)
+        if ending is RETURNED and type(said) is not str and (error := facts.handled_error(said)) is not None:
+            ending = Ending(success=False, error=error)
         labels = read_labels(self.tool, self.metadata)
         return ToolCall(  # by position, as above
             labels.name,

@@ -72,6 +72,16 @@ class Capture:
         if self._put(_ended, event, said) is not None and begun is not None:
             begun.is_over = True
 
+    def forget(self, event_id: int | None) -> None:
+        """Take nothing more of a call that is none of this worker's."""
+        self._begun.pop(event_id or 0, None)
+
+    def lose(self, event_id: int | None) -> None:
+        """Count what a call said at its end, which could not be read, as not captured."""
+        self.forget(event_id)
+        self._problem = "a call could not be read"
+        next(self._refused)
+
     def close(self) -> int:
         """Wait for what has been taken to be written, about two seconds at most; returns how much could not be."""
         with self._closing:

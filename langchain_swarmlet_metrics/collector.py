@@ -88,6 +88,7 @@ class MetricsCollector:
         self._sinks: tuple[Sink, ...] = (writer or self._buffer.append, log, *sinks)
         self._unlogged = (self._sinks[0], *sinks)
         self._failed_sinks: set[int] = set()
+        self._says_unread = False
         self._late: deque[object] = deque(maxlen=64)
         self._on_late = on_late
         self.next_id: Callable[[], Any] = itertools.count(1).__next__
@@ -201,9 +202,9 @@ class MetricsCollector:
         """Count a call that has ended in a way that cannot be read; it has no line."""
         with self._lock:
             self._completeness.dropped_events += 1
-            first = self._completeness.drop_reason is None
-            if first:
-                self._completeness.drop_reason = f"unreadable: {error_text(error)}"
+            reason = f"unreadable: {error_text(error)}"
+            self._completeness.drop_reason = self._completeness.drop_reason or reason
+            first, self._says_unread = not self._says_unread, True
         if first:
             text = "A call of worker %s cannot be read, and is only counted: %s. The agent is not affected."
             logs.warn(text, self.worker_id, error_text(error))

@@ -158,11 +158,10 @@ class MetricsCallbackHandler(BaseCallbackHandler):
             OpenToolCall(run, collector, metadata, tags, tool, requested_by).start(parent_run_id, (input_str, kwargs))
 
     def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
-        """Close a tool call that returned; what it returned may say that it failed."""
+        """Close a tool call that returned."""
         call = calls.pop(run_id.int if type(run_id) is UUID else run_key(run_id), None)
         if call is not None:
-            error = None if type(output) is str else facts.handled_error(output)
-            call.end(RETURNED if error is None else Ending(success=False, error=error), output)
+            call.end(RETURNED, output)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close a tool call that raised, was cancelled or was interrupted."""

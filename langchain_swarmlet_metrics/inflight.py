@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from asyncio import _get_running_loop, current_task  # without a loop, current_task() raises
+from contextlib import suppress
 from itertools import repeat
-from time import perf_counter_ns, sleep, time_ns
+from queue import Empty, SimpleQueue
+from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
@@ -52,6 +54,7 @@ turn_ns = NEVER
 """From when on the pulse's thread may be waiting for its turn, on the clock of `perf_counter_ns`; set by the pulse."""
 
 _TURN_S = 50e-6
+_NOTHING: SimpleQueue[None] = SimpleQueue()
 _BETWEEN_TURNS_NS = 5_000_000
 _given_ns = 0
 _SWEEP_FROM = 64
@@ -143,24 +146,29 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
             given: what it starts with, for content capture.
         """
         run, collector = self.run, self.collector
-        if parent_run_id is not None:
-            self._find_parent(facts.run_key(parent_run_id))
-        if self.is_watched and _get_running_loop() is not None:
-            self.task_calls = calls_of_task()
-        clock_ns = perf_counter_ns()
-        if clock_ns > turn_ns:
-            clock_ns = _give_way(clock_ns)
-        self.start_ns, self.clock_ns, self.id = time_ns(), clock_ns, collector.next_id()
-        if collector.capture is not None:
-            self.show(collector.capture, given)
-        collector.open[run] = calls[run] = self
-        if self.task_calls is not None:
-            self.task_calls.open[run] = self
-            if len(calls) >= _sweep_at:
-                _sweep()
-        if collector.closed and self.take():  # its worker ended at this very moment
+        try:
+            if parent_run_id is not None:
+                self._find_parent(facts.run_key(parent_run_id))
+            if self.is_watched and _get_running_loop() is not None:
+                self.task_calls = calls_of_task()
+            clock_ns = perf_counter_ns()
+            if clock_ns > turn_ns:
+                clock_ns = _give_way(clock_ns)
+            self.start_ns, self.clock_ns, self.id = time_ns(), clock_ns, collector.next_id()
+            if collector.capture is not None:
+                self.show(collector.capture, given)
+            collector.open[run] = calls[run] = self
+            if self.task_calls is not None:
+                self.task_calls.open[run] = self
+                if len(calls) >= _sweep_at:
+                    _sweep()
+            if collector.closed and self.take():  # its worker ended at this very moment
+                self.withdraw()
+                collector.count_late(run)
+        except Exception as error:  # noqa: BLE001 - as below
+            self.take()
             self.withdraw()
-            collector.count_late(run)
+            collector.count_unread(error)
 
     def _find_parent(self, parent_run: int) -> None:
         self.parent_run = parent_run
@@ -185,6 +193,8 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
                 collector.capture.ended(event, said)
             collector.add(event)
         except Exception as error:  # noqa: BLE001 - whatever LangChain hands over, a call does not vanish without a trace
+            if collector.capture is not None:
+                collector.capture.lose(self.id)
             collector.count_unread(error)
         finally:
             collector.open.pop(self.run, None)
@@ -201,6 +211,8 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
         """Forget a call that has been taken out of the map: it is no event of this collector."""
         silent.discard(self.run)
         self.leave()
+        if self.collector.capture is not None:
+            self.collector.capture.forget(self.id)
         self.collector.open.pop(self.run, None)
 
     def take(self) -> bool:
@@ -306,7 +318,8 @@ def _give_way(now_ns: int) -> int:
     global _given_ns  # noqa: PLW0603 - the one pulse of the process
     if now_ns - _given_ns > _BETWEEN_TURNS_NS:  # it may hang: on a file system that does, for example
         _given_ns = now_ns
-        sleep(_TURN_S)
+        with suppress(Empty):
+            _NOTHING.get(timeout=_TURN_S)  # unlike sleep(), it may be used on an event loop's thread
     return perf_counter_ns()
 
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import inflight, logs
 from langchain_swarmlet_metrics.events import timestamp
-from langchain_swarmlet_metrics.scrub import error_text
-from langchain_swarmlet_metrics.snapshot import Snapshot
+from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,9 +45,10 @@ class Watch:
         self._collector = weakref.ref(collector)
         self._writer = weakref.ref(writer)
         self._store = store
-        self.worker_id = str(collector.worker_id)
+        self._worker_id = str(collector.worker_id)
         self._size = 0
         self._written: tuple[int, list[int | None]] | None = None
+        self._may_exist = False
         self._closed = False
         self._lock = threading.RLock()  # a signal handler or a finalizer may close while this thread writes
         _pulse.add(self)
@@ -89,25 +89,34 @@ class Watch:
                 return
             state = (size_before, [call.id for call in calls])
             if state == self._written:
-                self._store.touch_snapshot(self.worker_id)
+                self._store.touch_snapshot(self._worker_id)
             else:
-                self._written = None
+                self._written, self._may_exist = None, True
                 self._store.save_snapshot(self._snapshot(size_before, calls))
                 self._written = state
 
     def _snapshot(self, size: int, calls: Sequence[OpenCall]) -> Snapshot:
         return Snapshot(
-            worker_id=self.worker_id,
+            worker_id=self._worker_id,
             written_at=timestamp(time.time_ns()),
             metrics_bytes=size,
-            calls=[call.describe() for call in calls],
+            calls=[described for call in calls if (described := _describe(call)) is not None],
         )
 
     def _remove(self) -> None:
-        if self._written is not None:
+        if self._may_exist:
             self._written = None
             with suppress(OSError):
-                self._store.remove_snapshot(self.worker_id)
+                self._store.remove_snapshot(self._worker_id)
+                self._may_exist = False
+
+
+def _describe(call: OpenCall) -> StartedCall | None:
+    """Describe an open call; one that cannot be is counted when it ends."""
+    try:
+        return call.describe()
+    except Exception:  # noqa: BLE001 - the thread of all workers outlives whatever one of them has been given
+        return None
 
 
 class _Pulse:
@@ -147,12 +156,17 @@ class _Pulse:
         return len(failed)
 
     def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                logs.warn("Nobody can note open calls in inflight.json now: %s. The agent is not affected.", error)
+                return
+            self._thread = thread
         if self._is_resting:
             inflight.turn_ns = time.perf_counter_ns()
         self._is_wanted.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True, name="swarmlet-pulse")
-            self._thread.start()
 
     def _rest(self) -> None:
         if not self._watches and not self._attempts:
@@ -166,23 +180,17 @@ class _Pulse:
             time.sleep(INTERVAL_S)
             self._beat()
             inflight.turn_ns = inflight.NEVER
-            self._is_resting = not self._is_wanted.is_set()
             beats += 1
             if beats % _BEATS_TO_ATTEMPT == 0:
                 self.try_again()
+            self._is_resting = not self._is_wanted.is_set()
 
     def _beat(self) -> None:
         with self._lock:
             watches = list(self._watches)
         begun_by_ns = time.perf_counter_ns() - _AGE_NS
         for watch in watches:
-            try:
-                is_alive = watch.beat(begun_by_ns)
-            except Exception as error:  # noqa: BLE001 - the thread of all workers must outlive what one of them is given
-                is_alive = False
-                text = "The open calls of worker %s are not noted any more: %s. The agent is not affected."
-                logs.warn(text, watch.worker_id, error_text(error))
-            if not is_alive:
+            if not watch.beat(begun_by_ns):
                 self.discard(watch)
 
 

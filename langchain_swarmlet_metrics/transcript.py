@@ -153,8 +153,9 @@ class Transcript:
         }
         data = content.tool_text(header, given, None).encode()
         if self._has_room(len(data)):
-            self._begun[item.event_id] = _OpenFile(given, len(data), item.is_over)
-            if item.is_over:
+            is_held = item.is_over  # asked once: the agent's thread may set it at any moment
+            self._begun[item.event_id] = _OpenFile(given, len(data), is_held)
+            if is_held:
                 self.held += 1
             else:
                 self._replace(item.event_id, tool, data)

@@ -12,6 +12,7 @@ from langchain_core.tools import tool
 
 from langchain_swarmlet_metrics.testing import Reply, ToolRequest
 from tests.conftest import read_lines
+from tests.processes import output_of
 
 ALLOWED = {
     *("os.stat", "os.listdir", "os.remove", "threading.Lock.acquire"),
@@ -34,6 +35,24 @@ def guarded():
         yield
     finally:
         guard.deactivate()
+
+
+_IMPORTED_LAST = """
+import asyncio
+from blockbuster import BlockBuster
+BlockBuster(excluded_modules=[]).activate()
+from langchain_swarmlet_metrics import inflight
+
+async def give_way():
+    return inflight._give_way(inflight._BETWEEN_TURNS_NS * 2)
+
+print(asyncio.run(give_way()) > 0)
+"""
+
+
+def test_giving_way_on_a_loop():
+    """A call that gives way to the pulse's thread blocks no loop, when the package is imported under the guard, too."""
+    assert output_of(_IMPORTED_LAST) == "True\n"
 
 
 @tool

@@ -11,6 +11,7 @@ import shutil
 import threading
 import weakref
 from collections import Counter
+from uuid import uuid4
 
 import jsonschema
 import msgspec
@@ -413,6 +414,24 @@ def test_quick_tool(capturing, loopback, gate, monkeypatch):
         slow.invoke({})
     assert written == [("002_add.txt", False), ("003_slow.txt", True), ("003_slow.txt", False)]
     assert [header_of(text)["outcome"] for text in tool_texts(worker).values()] == ["success", "success"]
+
+
+class Unreadable(dict):
+    """What LangChain says of a run, of a kind that nobody can read."""
+
+    def get(self, *_: object) -> object:
+        """Fail."""
+        raise RuntimeError
+
+
+def test_call_that_cannot_be_read(capturing, caplog):
+    """Of a call whose end cannot be read, the output counts as not captured."""
+    with capturing.worker("odd") as worker:
+        handler, run = MetricsCallbackHandler(worker.collector), uuid4()
+        handler.on_tool_start({"name": "odd"}, "x", run_id=run, metadata=Unreadable({"a": 1}))
+        handler.on_tool_end("y", run_id=run)
+    assert (worker.completeness.dropped_events, worker.completeness.dropped_content) == (1, 1)
+    assert "a call could not be read" in caplog.text
 
 
 def test_unfinished_tool(capturing):

@@ -113,6 +113,22 @@ def test_one_broken_sink_stops_nothing(caplog):
     assert "no room" in warning.getMessage()
 
 
+def test_calls_that_cannot_be_read(caplog):
+    """Calls that cannot be read are counted, with one warning of their own; the reason is that of the first failure."""
+
+    def broken(event):
+        msg = "no room"
+        raise OSError(msg)
+
+    collector = MetricsCollector("w", sinks=[broken])
+    collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1)
+    for _ in range(2):
+        collector.count_unread(KeyError("update"))
+    assert collector.completeness.dropped_events == 3
+    assert "no room" in collector.completeness.drop_reason
+    assert caplog.text.count("cannot be read, and is only counted") == 1
+
+
 def test_interrupt_passes():
     """Ctrl-C inside a sink is the user's, not swallowed."""
 

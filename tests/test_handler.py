@@ -328,6 +328,22 @@ def test_handled_tool_error():
     assert [(event.success, event.error, event.outcome) for event in events] == [(False, "disk is full", None)]
 
 
+class Proxy:
+    """What a tool may return: an object that looks up whatever it is asked for, and fails."""
+
+    def __getattr__(self, name: str) -> object:
+        """Fail as a mapping does."""
+        return {}[name]
+
+
+def test_output_that_cannot_be_asked():
+    """A tool that returns an object of its own, which raises when it is asked for anything, has succeeded."""
+    proxying = StructuredTool.from_function(Proxy, name="proxy", description="proxy")
+    with recording() as events:
+        proxying.invoke({})
+    assert [(event.tool, event.success) for event in events] == [("proxy", True)]
+
+
 def test_unknown_tool(loopback):
     """A tool that was asked for and does not exist is a failed call with the outcome unknown_tool."""
     ask = Reply(tool_calls=[ToolRequest("no_such_tool", {}), ToolRequest("add", {"a": 1, "b": 2})])

@@ -200,6 +200,11 @@ def test_names_that_are_no_texts(key, value):
     assert all(name is None or isinstance(name, str) for name in msgspec.structs.astuple(labels))
 
 
+def test_names_that_are_equal():
+    """What is equal is not always the same name."""
+    assert [facts.read_labels(name, None).name for name in (1, True, 1.0, "1")] == ["1", "True", "1.0", "1"]
+
+
 def test_names_follow_new_patterns():
     """Names are cleaned anew once there is another pattern of what a secret is, and again when it is taken out."""
     metadata = {"ls_provider": "acme-123456"}
@@ -254,6 +259,21 @@ def test_bound_tools(params, names):
 def test_handled_error(output, error):
     """A tool's output says that it failed only by a message's status, wherever that is."""
     assert facts.handled_error(output) == error
+
+
+class Proxy:
+    """An object that looks whatever it is asked for up, and fails."""
+
+    def __getattr__(self, name: str) -> object:
+        """Fail as a mapping does."""
+        return {}[name]
+
+
+def test_output_that_cannot_be_asked():
+    """An output that raises when it is asked says nothing of a failure, and neither does one inside itself."""
+    endless: list[object] = []
+    endless.append(endless)
+    assert facts.handled_error(Proxy()) is facts.handled_error([Proxy()]) is facts.handled_error(endless) is None
 
 
 def test_kinds_of_exceptions():

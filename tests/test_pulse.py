@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -168,25 +169,67 @@ class Unreadable(dict):
 
 
 def test_call_that_cannot_be_read(runner, caplog):
-    """A call that cannot be described is said once, and counted when it ends; other workers' calls are noted on."""
+    """A call that cannot be described is left out, and counted and said when it ends."""
     slow, inside, go_on = waiting_tool()
-    with runner.worker("odd") as odd:
-        handler, run = MetricsCallbackHandler(odd.collector), uuid4()
+    with runner.worker("odd") as worker:
+        handler, run = MetricsCallbackHandler(worker.collector), uuid4()
         handler.on_tool_start({"name": "odd"}, "x", run_id=run, metadata=Unreadable({"a": 1}))
-        eventually(lambda: f"The open calls of worker {odd.worker_id} are not noted any more" in caplog.text)
-        with runner.worker("wait") as other:
-            thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
-            thread.start()
-            inside.wait(60)
-            assert [call["id"] for call in eventually(lambda: snapshot_of(other))["calls"]] == [1]
-            go_on.set()
-            thread.join()
+        thread = threading.Thread(target=_carried(lambda: slow.invoke("x")))
+        thread.start()
+        inside.wait(60)
+        eventually(lambda: [call["id"] for call in (snapshot_of(worker) or {"calls": []})["calls"]] == [2])
+        go_on.set()
+        thread.join()
         handler.on_tool_end("y", run_id=run)
-        add.invoke({"a": 1, "b": 2})
-        assert not inflight.open_calls(odd.collector)
-    assert (odd.totals.tool_calls, odd.completeness.dropped_events) == (1, 1)
-    assert odd.completeness.drop_reason == "unreadable: no such luck"
-    assert caplog.text.count("no such luck") == 2
+        assert not inflight.open_calls(worker.collector)
+    assert (worker.totals.tool_calls, worker.completeness.dropped_events) == (1, 1)
+    assert worker.completeness.drop_reason == "unreadable: no such luck"
+    assert caplog.text.count("no such luck") == 1
+    assert snapshot_of(worker) is None
+
+
+def test_file_that_could_not_be_replaced(runner, monkeypatch):
+    """When the file cannot be written any more, the one from before is still removed with the last open call."""
+    save = ArtifactStore.save_snapshot
+    with runner.worker("wait") as worker:
+        handler, run = MetricsCallbackHandler(worker.collector), uuid4()
+        handler.on_tool_start({"name": "first"}, "x", run_id=run)
+        eventually(lambda: snapshot_of(worker))
+        tried = threading.Event()
+
+        def fail(*_arguments):
+            tried.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(ArtifactStore, "save_snapshot", fail)
+        handler.on_tool_start({"name": "second"}, "x", run_id=(second := uuid4()))
+        assert tried.wait(60)
+        handler.on_tool_end("y", run_id=run)
+        handler.on_tool_end("y", run_id=second)
+        eventually(lambda: snapshot_of(worker) is None)
+    monkeypatch.setattr(ArtifactStore, "save_snapshot", save)
+
+
+def test_no_thread_to_be_had(runner, monkeypatch, caplog):
+    """A system without another thread gets one warning, its agent goes on; the next worker has its open calls noted."""
+    monkeypatch.setattr(inflight, "turn_ns", inflight.NEVER)
+    monkeypatch.setattr(pulse, "_pulse", pulse._Pulse())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread)
+        with runner.worker("alone") as worker:
+            add.invoke({"a": 1, "b": 2})
+    assert (worker.status, worker.totals.tool_calls, inflight.turn_ns) == ("success", 1, inflight.NEVER)
+    assert caplog.text.count("can't start new thread") == 1
+    with runner.worker("wait") as worker:
+        handler, run = MetricsCallbackHandler(worker.collector), uuid4()
+        handler.on_tool_start({"name": "slow"}, "x", run_id=run)
+        eventually(lambda: snapshot_of(worker))
+        handler.on_tool_end("y", run_id=run)
+
+
+def _no_thread(_thread):
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
 
 
 def test_wake_up(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -59,6 +60,22 @@ def test_over_at_once(tmp_path):
     transcript.take(Returned(tool_call(1), Data("out")))
     text = (tmp_path / "tool_calls" / "001_note.txt").read_text()
     assert text.endswith("\n--- input ---\nin\n\n--- output ---\nout\n")
+
+
+def test_over_in_between(tmp_path):
+    """A tool call that ends while its start is being written gets its file with both, and nothing counts as held."""
+
+    class JustOver(Begun):
+        """Say once that the call is not over yet."""
+
+        is_over = property(lambda self: self.asked.append(True) or len(self.asked) > 1, lambda *_: None)
+        asked: ClassVar[list[bool]] = []
+
+    transcript = Transcript(tmp_path)
+    transcript.take(JustOver(1, START_NS, "note", None, Data("in")))
+    transcript.take(Returned(tool_call(1), Data("out")))
+    assert "--- input ---\nin\n" in (tmp_path / "tool_calls" / "001_note.txt").read_text()
+    assert (transcript.held, transcript.failed) == (0, 0)
 
 
 def test_limit(tmp_path):
