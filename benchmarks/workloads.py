@@ -63,10 +63,10 @@ WORKLOADS = {
         Workload("stream", f"one LLM call of {CHUNKS} chunks", 6),
         Workload("astream", f"the same, asynchronous, {CHUNKS} chunks", 4),
         Workload("threads", f"one LLM call and one tool call, in {THREADS} threads", 80, 1, 1),
-        Workload("agent", "`create_agent`: 4 LLM calls, 3 tool calls", 4, _TOOL_CALLS + 1, _TOOL_CALLS),
-        Workload("aagent", "the same, asynchronous: 4 LLM calls, 3 tool calls", 4, _TOOL_CALLS + 1, _TOOL_CALLS),
+        Workload("agent", "`create_agent`: 4 LLM calls, 3 tool calls", 10, _TOOL_CALLS + 1, _TOOL_CALLS),
+        Workload("aagent", "the same, asynchronous: 4 LLM calls, 3 tool calls", 10, _TOOL_CALLS + 1, _TOOL_CALLS),
         Workload("message", "one LLM call with one message", 75),
-        Workload("history", "one LLM call with 200 messages of 2 kB", 20),
+        Workload("history", "one LLM call with 200 messages of 2 kB", 75),
     )
 }
 
