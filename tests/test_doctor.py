@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langchain_swarmlet_metrics import doctor, folder, remedies, report
+from langchain_swarmlet_metrics import doctor, remedies, report
 from langchain_swarmlet_metrics.events import parse_timestamp, timestamp
 from langchain_swarmlet_metrics.findings import Kind
-from langchain_swarmlet_metrics.metadata import decode, encode
+from langchain_swarmlet_metrics.metadata import decode
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 from langchain_swarmlet_metrics.store import ArtifactStore
-from tests.broken import EVENTS, HOUR_S, RUNNING, age, change, contents_of, ended, events_of, in_index, killed, lose
+from tests import damages
+from tests.broken import EVENTS, HOUR_S, RUNNING, age, change, contents_of, ended, events_of, in_index, killed
+from tests.damages import DAMAGES, path_of
 from tests.processes import running
 
 pytest.importorskip("fcntl")
@@ -29,11 +31,6 @@ pytest.importorskip("fcntl")
 def store(tmp_path):
     """Return a store with a root of its own."""
     return ArtifactStore(tmp_path / "root")
-
-
-def path_of(store, metadata, name="metadata.json"):
-    """Return the path of a worker's file."""
-    return store.root / metadata.worker_id / name
 
 
 def kinds(store):
@@ -46,216 +43,6 @@ def mend(store):
     outcomes = list(remedies.mend(store, doctor.check(store).findings))
     assert [str(outcome) for outcome in outcomes if not outcome.is_done] == []
     return [outcome.text for outcome in outcomes]
-
-
-# Damages: each is done to a root with two workers that ended well, of which it gets the second
-
-
-def killed_while_running(store, _):
-    """Kill a worker's process."""
-    killed(store)
-
-
-def killed_while_queued(store, _):
-    """Kill a worker's process before the worker had its turn."""
-    killed(store, "created")
-
-
-def died_before_its_file(store, _):
-    """Leave a worker whose process died right after it had made the folder."""
-    store.create("never began", opening=lambda _worker_id: None)
-
-
-def silent_elsewhere(store, _):
-    """Leave a worker that runs on another host."""
-    metadata = lose(store)
-    change(store, metadata, process={"host": "another\x1b[2J", "pid": 1})
-
-
-def torn_tail(store, metadata):
-    """Cut the last event."""
-    path = path_of(store, metadata, "metrics.jsonl")
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def torn_middle(store, metadata):
-    """Put what is no event between the events."""
-    path = path_of(store, metadata, "metrics.jsonl")
-    path.write_bytes(b"\0\0\n".join(path.read_bytes().splitlines(keepends=True)))
-
-
-def no_metadata(store, metadata):
-    """Delete metadata.json."""
-    path_of(store, metadata).unlink()
-
-
-def cut_metadata(store, metadata):
-    """Cut metadata.json."""
-    os.truncate(path_of(store, metadata), 100)
-
-
-def impossible_metadata(store, metadata):
-    """Give metadata.json a value that cannot be."""
-    change(store, metadata, finished_at="yesterday")
-
-
-def unfinished_file(store, metadata):
-    """Leave a part of a file that was to replace another."""
-    path_of(store, metadata, ".metadata.json.abc.tmp").write_bytes(b'{"schema"')
-
-
-def empty_file(store, metadata):
-    """Leave a file that nothing was written to yet."""
-    path_of(store, metadata, ".result.txt.abc.tmp").touch()
-
-
-def replacement(store, metadata):
-    """Leave how the worker ended beside what was before."""
-    path_of(store, metadata, ".metadata.json.abc.tmp").write_bytes(encode(metadata))
-    change(store, metadata, status="running", finished_at=None, duration_ms=None)
-    store.registry.update_status(metadata.worker_id, "running")
-
-
-def inflight(store, metadata):
-    """Leave the snapshot of open calls of a worker that has ended."""
-    path_of(store, metadata, "inflight.json").write_text('{"calls":[]}')
-
-
-def empty_folder(store, _):
-    """Leave a folder that nothing was written to yet."""
-    folder.make_folder(store.root, folder.folder_name(10**18, "never came to be"))
-
-
-def folder_with_nothing(store, _):
-    """Leave a folder in which a process had only opened its events."""
-    empty_folder(store, None)
-    next(store.root.glob("2001-*")).joinpath("metrics.jsonl").touch()
-
-
-def moved_folder(store, metadata):
-    """Rename a folder."""
-    path_of(store, metadata).parent.rename(store.root / "renamed")
-
-
-def no_number(store, metadata):
-    """Leave a worker that got no number."""
-    change(store, metadata, job_id=None)
-    in_index(store, "DELETE FROM jobs WHERE job_id = 2")
-
-
-def impossible_number(store, metadata):
-    """Give a worker a number that cannot be."""
-    change(store, metadata, job_id=2**60)
-
-
-def same_number(store, metadata):
-    """Give a worker another one's number."""
-    change(store, metadata, job_id=1)
-    in_index(store, "DELETE FROM jobs WHERE job_id = 2")
-
-
-def row_deleted(store, _):
-    """Delete a row of the index."""
-    in_index(store, "DELETE FROM jobs WHERE job_id = 2")
-
-
-def row_status(store, _):
-    """Give a row another status."""
-    in_index(store, "UPDATE jobs SET status = 'failed' WHERE job_id = 2")
-
-
-def row_owner(store, _):
-    """Give a row another owner."""
-    in_index(store, "UPDATE jobs SET owner_id = 'eve' WHERE job_id = 2")
-
-
-def row_time(store, _):
-    """Give a row another time."""
-    in_index(store, "UPDATE jobs SET created_at = '2020' WHERE job_id = 2")
-
-
-def row_number(store, _):
-    """Give a row another number."""
-    in_index(store, "UPDATE jobs SET job_id = 7 WHERE job_id = 2")
-
-
-def folder_deleted(store, metadata):
-    """Delete a folder."""
-    shutil.rmtree(path_of(store, metadata).parent)
-
-
-def index_deleted(store, _):
-    """Delete the index."""
-    (store.root / "index.sqlite3").unlink()
-
-
-def index_garbage(store, _):
-    """Overwrite the index."""
-    (store.root / "index.sqlite3").write_bytes(b"garbage" * 1000)
-
-
-def index_of_later_version(store, _):
-    """Give the index another schema."""
-    in_index(store, "PRAGMA user_version = 99")
-
-
-def index_without_index(store, _):
-    """Take what makes lists fast from the index."""
-    in_index(store, "DROP INDEX newest")
-
-
-def index_without_table(store, _):
-    """Take the table from the index."""
-    in_index(store, "DROP TABLE jobs")
-
-
-def index_with_blob(store, _):
-    """Put bytes where a text should be."""
-    in_index(store, "UPDATE jobs SET worker_id = CAST(worker_id AS BLOB) WHERE job_id = 2")
-
-
-def index_out_of_step(store, _):
-    """Have the index's own index not know of a row."""
-    in_index(
-        store,
-        "PRAGMA writable_schema = ON",
-        "UPDATE sqlite_master SET sql = 'CREATE INDEX newest ON jobs (status)' WHERE name = 'newest'",
-    )
-
-
-DAMAGES = {
-    killed_while_running: [Kind.LOST],
-    killed_while_queued: [Kind.LOST],
-    died_before_its_file: [Kind.LOST],
-    torn_tail: [Kind.EVENTS],
-    torn_middle: [Kind.EVENTS],
-    no_metadata: [Kind.METADATA],
-    cut_metadata: [Kind.METADATA],
-    impossible_metadata: [Kind.METADATA],
-    unfinished_file: [Kind.LEFTOVER],
-    empty_file: [Kind.LEFTOVER],
-    replacement: [Kind.LOST, Kind.LEFTOVER],
-    inflight: [Kind.LEFTOVER],
-    empty_folder: [Kind.EMPTY],
-    folder_with_nothing: [Kind.EMPTY],
-    moved_folder: [Kind.MOVED, Kind.ROW],
-    no_number: [Kind.NUMBER],
-    impossible_number: [Kind.NUMBER],
-    same_number: [Kind.SAME_NUMBER],
-    row_deleted: [Kind.ROW],
-    row_status: [Kind.ROW],
-    row_owner: [Kind.ROW],
-    row_time: [Kind.ROW],
-    row_number: [Kind.ROW],
-    folder_deleted: [Kind.ROW],
-    index_deleted: [Kind.INDEX],
-    index_garbage: [Kind.INDEX],
-    index_of_later_version: [Kind.INDEX],
-    index_without_index: [Kind.INDEX],
-    index_without_table: [Kind.INDEX],
-    index_with_blob: [Kind.INDEX],
-    index_out_of_step: [Kind.INDEX],
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -297,10 +84,10 @@ def test_nothing_is_said_of_a_worker_that_lives(store, status):
     """Whatever is in the folder of a worker whose lock is held, it is left alone."""
     with running(RUNNING, store.root, status) as process:
         metadata = store.read_worker(process.stdout.readline().strip())
-        torn_tail(store, metadata)
-        unfinished_file(store, metadata)
-        inflight(store, metadata)
-        no_metadata(store, metadata)
+        damages.torn_tail(store, metadata)
+        damages.unfinished_file(store, metadata)
+        damages.inflight(store, metadata)
+        damages.no_metadata(store, metadata)
         age(store.root)
         assert kinds(store) == []
 
@@ -418,7 +205,7 @@ def test_a_lost_worker_that_never_began(store):
 
 def test_a_silent_worker_is_marked(store):
     """A worker of another host is left alone for a day, and then said to have been silent, and on which host."""
-    silent_elsewhere(store, None)
+    damages.silent_elsewhere(store, None)
     age(store.root, 23 * HOUR_S)
     assert kinds(store) == []
     age(store.root, 25 * HOUR_S)
@@ -460,8 +247,8 @@ def test_what_a_later_version_wrote_is_kept(store):
 def test_unreadable_lines_are_counted_once(store):
     """They are told with their number until that is noted; what comes later is told again."""
     metadata = ended(store)
-    torn_middle(store, metadata)
-    torn_tail(store, metadata)
+    damages.torn_middle(store, metadata)
+    damages.torn_tail(store, metadata)
     age(store.root)
     (finding,) = doctor.check(store).findings
     assert finding.problem == "2 lines of metrics.jsonl cannot be read, the last one is torn"
@@ -472,7 +259,7 @@ def test_unreadable_lines_are_counted_once(store):
     store.append(metadata.worker_id, EVENTS)
     age(store.root)
     assert kinds(store) == []
-    torn_tail(store, metadata)
+    damages.torn_tail(store, metadata)
     age(store.root)
     assert kinds(store) == [Kind.EVENTS]
 
@@ -498,8 +285,8 @@ def test_what_is_being_written_is_not_judged(store):
     """A file that changed in the last minute may be in the middle of a write."""
     metadata = ended(store)
     age(store.root)
-    torn_tail(store, metadata)
-    unfinished_file(store, metadata)
+    damages.torn_tail(store, metadata)
+    damages.unfinished_file(store, metadata)
     assert kinds(store) == []
 
 
@@ -509,7 +296,7 @@ def test_what_is_being_written_is_not_judged(store):
 def test_metadata_is_written_anew_from_the_table(store):
     """Without any metadata.json the job table says whose and which, the events how it went; its files are there."""
     first, metadata = ended(store), ended(store, owner_id="ann")
-    no_metadata(store, metadata)
+    damages.no_metadata(store, metadata)
     age(store.root)
     assert mend(store) == ["metadata.json written anew, with status success"]
     anew = store.read(metadata.job_id)
@@ -536,8 +323,8 @@ def test_metadata_is_written_anew_from_what_is_legible(store):
 def test_metadata_is_written_anew_from_nothing(store):
     """With neither metadata.json nor index a folder is a worker of which it is not known how it ended."""
     metadata = ended(store)
-    no_metadata(store, metadata)
-    index_deleted(store, metadata)
+    damages.no_metadata(store, metadata)
+    damages.index_deleted(store, metadata)
     age(store.root)
     assert kinds(store) == [Kind.METADATA]
     assert mend(store)[-1] == "is job 1 now"
@@ -549,7 +336,7 @@ def test_metadata_is_written_anew_from_nothing(store):
 def test_a_worker_that_was_killed_as_it_ended(store):
     """The metadata.json that a killed process had written, but not put in its place, is put there."""
     metadata = ended(store)
-    replacement(store, metadata)
+    damages.replacement(store, metadata)
     assert kinds(store) == [Kind.LOST, Kind.LEFTOVER]  # even now: nobody holds the lock
     assert mend(store) == [".metadata.json.abc.tmp made its metadata.json"]
     assert store.read(1) == metadata
@@ -559,8 +346,8 @@ def test_a_worker_that_was_killed_as_it_ended(store):
 def test_a_replacement_for_a_damaged_file(store):
     """It is preferred to what is legible of the damaged one, which is kept."""
     metadata = ended(store)
-    replacement(store, metadata)
-    cut_metadata(store, metadata)
+    damages.replacement(store, metadata)
+    damages.cut_metadata(store, metadata)
     age(store.root)
     assert [finding.remedy for finding in doctor.check(store).findings] == [
         "make it metadata.json, which it was to replace"
@@ -576,7 +363,7 @@ def test_a_replacement_for_a_damaged_file(store):
 def test_a_replacement_that_does_not_fit(store, changes):
     """A left-over file that is not this worker's, or tells of an earlier time, only steps aside."""
     metadata = ended(store)
-    replacement(store, metadata)
+    damages.replacement(store, metadata)
     path = path_of(store, metadata, ".metadata.json.abc.tmp")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     left = path.read_bytes()
@@ -606,7 +393,7 @@ def test_open_calls_of_a_lost_worker(store):
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-@pytest.mark.parametrize("damage", [no_metadata, cut_metadata, torn_tail])
+@pytest.mark.parametrize("damage", [damages.no_metadata, damages.cut_metadata, damages.torn_tail])
 def test_who_may_read_a_file_stays(tmp_path, mode, damage):
     """What the doctor writes has the mode of what it replaces, or of what else is there."""
     store = ArtifactStore(tmp_path / "root", file_mode=mode)
@@ -652,7 +439,7 @@ def test_the_older_keeps_the_number(store):
 
 
 @pytest.mark.parametrize("job_id", [None, 1])
-@pytest.mark.parametrize("damage", [moved_folder, replacement, cut_metadata])
+@pytest.mark.parametrize("damage", [damages.moved_folder, damages.replacement, damages.cut_metadata])
 def test_a_worker_that_is_read_again_gets_a_number(store, damage, job_id):
     """A worker that nobody could read, and whose number is none or another's, has one of its own at once."""
     first, second = ended(store), ended(store)
@@ -660,8 +447,8 @@ def test_a_worker_that_is_read_again_gets_a_number(store, damage, job_id):
     store.save(second)
     in_index(store, "DELETE FROM jobs WHERE job_id = 2")
     damage(store, second)
-    if damage is replacement:
-        no_metadata(store, second)
+    if damage is damages.replacement:
+        damages.no_metadata(store, second)
     age(store.root)
     mend(store)
     age(store.root)
@@ -734,57 +521,28 @@ def test_the_row_of_an_unreadable_worker_is_kept(store):
 # What is left to people
 
 
-def copied(store, metadata):
-    """Copy a folder."""
-    shutil.copytree(path_of(store, metadata).parent, store.root / "copy")
-
-
-def linked_metadata(store, metadata):
-    """Make metadata.json a link."""
-    target = store.root / "elsewhere"
-    path_of(store, metadata).rename(target)
-    path_of(store, metadata).symlink_to(target)
-
-
-def linked_events(store, metadata):
-    """Make metrics.jsonl a file from elsewhere."""
-    (store.root / "elsewhere").hardlink_to(path_of(store, metadata, "metrics.jsonl"))
-
-
-def changeable_by_all(store, metadata):
-    """Let everybody write to a folder."""
-    path_of(store, metadata).parent.chmod(0o777)
-
-
-def later_version(store, metadata):
-    """Make a worker one of a later version."""
-    change(store, metadata, schema=2)
-
-
-def later_version_not_understood(store, metadata):
-    """Make a worker one of a later version, with a status that this one does not know."""
-    change(store, metadata, schema=2, status="splendid")
-
-
-def index_is_a_folder(store, _):
-    """Put a folder where the index should be."""
-    (store.root / "index.sqlite3").unlink()
-    (store.root / "index.sqlite3").mkdir()
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (copied, "by hand: copy: it is a copy of worker {} -> move it out of this root"),
-        (linked_metadata, "by hand: {}: metadata.json: 'metadata.json' is refused: it is a symbolic link -> "),
-        (linked_events, "by hand: {}: metrics.jsonl: 'metrics.jsonl' is refused: it has another hard link"),
+        (damages.copied, "by hand: copy: it is a copy of worker {} -> move it out of this root"),
+        (damages.linked_metadata, "by hand: {}: metadata.json: 'metadata.json' is refused: it is a symbolic link -> "),
+        (damages.linked_events, "by hand: {}: metrics.jsonl: 'metrics.jsonl' is refused: it has another hard link"),
         (
-            changeable_by_all,
+            damages.changeable_by_all,
             "by hand: {}: readers pass it over: everybody may write to it (mode 0777) -> run: chmod o-w {root}/",
         ),
-        (later_version, "by hand: {}: it was written by a later version of this package -> update this package"),
-        (later_version_not_understood, "by hand: {}: it was written by a later version of this package -> update "),
-        (index_is_a_folder, "by hand: index.sqlite3: {root}/index.sqlite3: unable to open database file -> put it"),
+        (
+            damages.later_version,
+            "by hand: {}: it was written by a later version of this package -> update this package",
+        ),
+        (
+            damages.later_version_not_understood,
+            "by hand: {}: it was written by a later version of this package -> update ",
+        ),
+        (
+            damages.index_is_a_folder,
+            "by hand: index.sqlite3: {root}/index.sqlite3: unable to open database file -> put it",
+        ),
     ],
 )
 def test_what_is_left_to_people(store, damage, said):
@@ -813,7 +571,7 @@ def test_folders_of_others(store):
 
 def test_a_folder_that_is_new(store):
     """A folder that somebody has just made is not judged yet."""
-    empty_folder(store, None)
+    damages.empty_folder(store, None)
     assert kinds(store) == []
 
 
@@ -834,7 +592,7 @@ def test_the_index_cannot_be_written(store):
     change(store, metadata, job_id=None)
     age(store.root)
     found = doctor.check(store).findings
-    index_is_a_folder(store, metadata)
+    damages.index_is_a_folder(store, metadata)
     (outcome,) = remedies.mend(store, found)
     assert not outcome.is_done
     assert "unable to open database file" in outcome.text
