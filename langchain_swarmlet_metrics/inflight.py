@@ -330,9 +330,9 @@ def _enclosing_call(run: int | None) -> OpenCall | None:
 
 
 def _sweep() -> None:
-    """Close calls whose task is done or whose loop is gone, and look again when the map has doubled."""
+    """Close calls whose loop is gone without telling their tasks, and look again when the map has doubled."""
     global _sweep_at  # noqa: PLW0603 - the one threshold of the one map
     for call in list(calls.values()):
-        if call.task_calls is not None and call.task_calls.is_over():
+        if call.task_calls is not None and call.task_calls.loop.is_closed():
             call.abandon("cancelled")
     _sweep_at = max(_SWEEP_FROM, 2 * len(calls))

@@ -23,18 +23,19 @@ class TaskCalls:
         task: it is not done yet.
     """
 
-    __slots__ = ("open", "task")
+    __slots__ = ("loop", "open", "task")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task: asyncio.Task[Any] | None = task
         """None once it is done: the contexts of tasks that it has started keep this object alive."""
+        self.loop = task.get_loop()
         self.open: dict[int, OpenCall] = {}
         task.add_done_callback(self._close, context=_NO_CONTEXT)
 
     def is_over(self) -> bool:
         """Tell whether the task will never go on: it is done, or its loop is gone."""
         task = self.task
-        return task is None or task.done() or task.get_loop().is_closed()
+        return task is None or task.done() or self.loop.is_closed()
 
     def _close(self, _task: asyncio.Task[Any]) -> None:
         self.task = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from contextlib import closing
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 
+from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics.tasks import TaskCalls, calls_of_task
 from tests.conftest import recording
 
@@ -66,20 +68,50 @@ async def test_all_open_calls_of_a_cancelled_task_are_closed():
     assert [event.error for event in events[3:]] == ["no answer"]
 
 
-async def test_a_call_that_streams_outlives_the_task_of_its_first_chunk():
-    """Who awaits each chunk in a task of its own has one call, which ends with the stream."""
+async def start_stream():
+    """Start an LLM call in the current task and stream its first chunk."""
+    run = await start_call()
+    await run.on_llm_new_token("x", chunk=ChatGenerationChunk(message=AIMessageChunk("x")))
+    return run
+
+
+@pytest.mark.parametrize("count", [1, 300])
+async def test_a_call_that_streams_outlives_the_task_of_its_first_chunk(count, monkeypatch):
+    """Who awaits each chunk in a task of its own has one call, which ends with the stream, however many there are."""
+    monkeypatch.setattr(inflight, "_sweep_at", 64)  # as in a new process
     with recording() as events:
-
-        async def first():
-            run = await start_call()
-            await run.on_llm_new_token("x", chunk=ChatGenerationChunk(message=AIMessageChunk("x")))
-            return run
-
-        run = await asyncio.create_task(first())
+        runs = [await asyncio.create_task(start_stream()) for _ in range(count)]
         await asyncio.sleep(0)
         assert events == []
-        await run.on_llm_error(ValueError("later"))
-    assert [event.error for event in events] == ["later"]
+        for run in runs:
+            await run.on_llm_error(ValueError("later"))
+    assert [event.error for event in events] == ["later"] * count
+
+
+def test_calls_of_a_loop_that_was_closed_under_them(monkeypatch):
+    """Their tasks are not told; the calls are closed when many others are open."""
+    monkeypatch.setattr(inflight, "_sweep_at", 64)
+
+    async def hang():
+        await start_call()
+        started.set()
+        await asyncio.Event().wait()
+
+    async def start_many():
+        for _ in range(300):
+            await start_call()
+        return [(event.id, event.outcome) for event in events]
+
+    with recording() as events, closing(asyncio.new_event_loop()) as loop:
+        started = asyncio.Event()
+        hanging = hang()
+        task = loop.create_task(hanging)
+        loop.run_until_complete(started.wait())
+        loop.close()
+        assert asyncio.run(start_many()) == [(1, "cancelled")]
+        hanging.close()
+        del task
+    assert len(events) == 301
 
 
 async def test_a_task_that_is_done_is_let_go_of():
