@@ -160,7 +160,7 @@ class Look:
         is_lost = self._is_lost(self.metadata)
         yield from self._leftovers(is_lost=is_lost)
         try:
-            torn = self._unreadable_events() if is_lost or self.is_settled(METRICS_FILE) else None
+            torn, gone = self._wrong_events(self.metadata) if is_lost or self.is_settled(METRICS_FILE) else (None, 0)
         except (OSError, FileRefusedError) as error:
             yield self._by_hand(f"{METRICS_FILE}: {error_text(error)}", "put it right")
             return
@@ -171,6 +171,9 @@ class Look:
             yield self._finding(Kind.SILENT, problem)
         if torn is not None:
             yield self._finding(Kind.EVENTS, torn)
+        if gone:
+            problem = f"{count(gone, 'event')} counted in {METADATA_FILE} but not in {METRICS_FILE}"
+            yield self._by_hand(problem, "put the file back from a copy, if there is one")
         if self.job is None and self.is_settled(METADATA_FILE):
             yield self._finding(Kind.NUMBER, f"its job_id is {self.metadata.job_id}")
 
@@ -235,16 +238,17 @@ class Look:
         is_next = found is not None and found.worker_id == self.worker_id and _comes_after(found, self.metadata)
         return FINISH if is_next else REMEDIES[Kind.LEFTOVER]
 
-    def _unreadable_events(self) -> str | None:
-        """Say how many lines cannot be read, unless that has been noted."""
-        if self.metadata is None or METRICS_FILE not in self._entries:
-            return None
-        unreadable = self.events().count_unreadable()
-        if unreadable == self.metadata.completeness.unreadable_lines:
-            return None
+    def _wrong_events(self, metadata: Metadata) -> tuple[str | None, int]:
+        """Say how many lines cannot be read, unless that has been noted, and return how many events are gone."""
+        lines = self.events()
+        readable = sum(1 for _ in lines)
+        lines.require_all()
+        gone, unreadable = metadata.missing_events(readable + lines.skipped), lines.skipped
+        if METRICS_FILE not in self._entries or unreadable == metadata.completeness.unreadable_lines:
+            return None, gone
         with files.open_alone(self.folder, [METRICS_FILE]) as file:
             torn = ", the last one is torn" if files.ends_torn(file) else ""
-        return f"{count(unreadable, 'line')} of {METRICS_FILE} cannot be read{torn}"
+        return f"{count(unreadable, 'line')} of {METRICS_FILE} cannot be read{torn}", gone
 
     def _without_metadata(self) -> Iterator[Finding]:
         """Say why there is no metadata, unless the folder is new or never was a worker's."""

@@ -47,6 +47,11 @@ class Totals(msgspec.Struct, kw_only=True):
     cached_tokens: int | None = None
     cost_usd: float | None = None
 
+    @property
+    def calls(self) -> int:
+        """Return how many calls there were, of both kinds."""
+        return self.llm_calls + self.tool_calls
+
     def add(self, event: Event) -> None:
         """Count one event."""
         if event.success is False and event.failed:
@@ -103,6 +108,11 @@ class Completeness(msgspec.Struct, kw_only=True):
             if event.cost_usd is None:
                 self.unpriced_calls += 1
 
+    def recount(self, told: Completeness) -> None:
+        """Take over what events tell; what only their collector knew stays."""
+        self.calls_without_usage, self.unpriced_calls = told.calls_without_usage, told.unpriced_calls
+        self.unfinished_calls = told.unfinished_calls
+
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):
     """Name whoever spawned a worker: the enclosing worker, and the event in it (None when it was no recorded call)."""
@@ -145,6 +155,15 @@ class Metadata(msgspec.Struct, kw_only=True):
     process: Process | None = None
     totals: Totals = msgspec.field(default_factory=Totals)
     completeness: Completeness = msgspec.field(default_factory=Completeness)
+
+    def missing_events(self, present: int) -> int:
+        """Return how many of the events that were counted when the worker ended are gone from ``metrics.jsonl``.
+
+        Args:
+            present: how many lines the file has.
+        """
+        written = self.totals.calls - self.completeness.dropped_events
+        return 0 if self.finished_at is None else max(written - present, 0)
 
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

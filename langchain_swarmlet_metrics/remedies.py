@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from langchain_swarmlet_metrics import folder as files
 from langchain_swarmlet_metrics import metadata as schema
-from langchain_swarmlet_metrics.events import SCHEMA_VERSION, span, time_ns, timestamp
+from langchain_swarmlet_metrics.events import SCHEMA_VERSION, parse_timestamp, span, time_ns, timestamp
 from langchain_swarmlet_metrics.findings import FINISH, REMOVE, Finding, Kind, Look
 from langchain_swarmlet_metrics.folder import METADATA_FILE, FileRefusedError, set_aside
 from langchain_swarmlet_metrics.liveness import OPEN_STATUSES
@@ -153,8 +153,8 @@ def _write_metadata_anew(look: Look, finding: Finding) -> str:
         aside = f"; the damaged one is {set_aside(look.folder / METADATA_FILE, 'damaged').name}"
     metadata = _gathered(look, known)
     _count_events(look, metadata)
-    if metadata.status not in OPEN_STATUSES and metadata.finished_at is None:
-        _end(metadata, look.seen)
+    if metadata.status not in OPEN_STATUSES and None in (metadata.finished_at, metadata.duration_ms):
+        _end(metadata, look.seen if metadata.finished_at is None else parse_timestamp(metadata.finished_at))
     if metadata.status == "lost" and metadata.error is None:
         metadata.error = f"how it ended is not known: {finding.problem}"
     files.replace_file(look.folder / METADATA_FILE, schema.encode(metadata), look.mode)
@@ -220,7 +220,7 @@ def _note_status(look: Look, status: str) -> None:
 
 
 def _end(metadata: Metadata, seen: datetime) -> None:
-    """Note that a worker ended with its last sign of life."""
+    """Note when a worker ended, as with its last sign of life."""
     seen_ns = _ns(seen)
     began_ns = seen_ns if metadata.started_at is None else time_ns(metadata.started_at)
     _, metadata.finished_at, metadata.duration_ms = span(began_ns, seen_ns - began_ns)
@@ -235,11 +235,10 @@ def _count_events(look: Look, metadata: Metadata) -> None:
     events = look.events()
     summary = summarize(events)
     events.require_all()
-    told, noted = summary.completeness, metadata.completeness
     metadata.totals = summary.totals
-    noted.calls_without_usage, noted.unpriced_calls = told.calls_without_usage, told.unpriced_calls
-    noted.unfinished_calls = told.unfinished_calls + len(look.store.open_calls(metadata))
-    noted.unreadable_lines = events.skipped
+    metadata.completeness.recount(summary.completeness)
+    metadata.completeness.unfinished_calls += len(look.store.open_calls(metadata))
+    metadata.completeness.unreadable_lines = events.skipped
 
 
 def _give_number(store: ArtifactStore, finding: Finding) -> Iterator[Outcome]:

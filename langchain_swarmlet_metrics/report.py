@@ -37,7 +37,12 @@ def elapsed_ms(store: ArtifactStore, metadata: Metadata, status: str) -> int:
         return metadata.duration_ms
     if metadata.started_at is None:
         return 0
-    until = store.last_sign_of_life(metadata) if status == "lost" else datetime.now(UTC)
+    if status in OPEN_STATUSES:
+        until = datetime.now(UTC)
+    elif metadata.finished_at is not None:
+        until = parse_timestamp(metadata.finished_at)
+    else:
+        until = store.last_sign_of_life(metadata)
     return _ms_between(metadata.started_at, until)
 
 
@@ -153,8 +158,13 @@ def metadata_text(store: ArtifactStore, metadata: Metadata) -> str:
 def _so_far(store: ArtifactStore, metadata: Metadata, status: str) -> dict[str, Any]:
     sums = store.summary(metadata.worker_id, within_s=_WITHIN_S)
     calls = sorted(_open_calls(store, metadata, status), key=lambda item: -item[1])
+    completeness = msgspec.structs.replace(metadata.completeness)
+    completeness.recount(sums.summary.completeness)
+    if status == "lost":
+        completeness.unfinished_calls += len(calls)
     return {
         "totals": msgspec.to_builtins(sums.summary.totals),
+        "completeness": msgspec.to_builtins(completeness),
         **({"totals_of": "the first events, as metrics.jsonl is too long to be read in time"} if sums.stopped else {}),
         "open_calls": [msgspec.to_builtins(call) | {"age_ms": age_ms} for call, age_ms in calls[:_OPEN_SHOWN]],
         "open_calls_in_all": len(calls),

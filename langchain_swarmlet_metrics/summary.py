@@ -177,6 +177,7 @@ def digest(
     lines = [
         *header_lines(metadata, status, elapsed_ms),
         *total_lines(summary),
+        *silence_lines(metadata, summary, skipped),
         *open_lines(open_calls),
         *group_lines("LLM calls by phase", summary.by_phase),
         *group_lines("LLM calls by model", summary.by_model),
@@ -197,7 +198,8 @@ def header_lines(metadata: Metadata, status: str, elapsed_ms: int | None = None)
     if metadata.duration_ms is not None:
         lines.append(f"Execution time: {format_duration(metadata.duration_ms)}")
     elif elapsed_ms is not None:
-        lines.append(f"Execution time so far: {format_duration(elapsed_ms)}")
+        so_far = "" if metadata.finished_at else " so far"
+        lines.append(f"Execution time{so_far}: {format_duration(elapsed_ms)}")
     else:
         lines.append("Execution time: unknown")
     return _bounded(lines)
@@ -207,10 +209,7 @@ def total_lines(summary: Summary) -> list[str]:
     """Count calls, errors and tokens; without any LLM call say so, as zeros would claim to be a measurement."""
     totals = summary.totals
     if not totals.llm_calls and not totals.tool_calls:
-        return [
-            "No LLM calls were recorded, and no tool calls.",
-            "If any have finished, the callbacks were not passed on to the agent.",
-        ]
+        return ["No LLM calls were recorded, and no tool calls."]
     kinds = [
         (totals.llm_calls, "LLM call", summary.llm_ms, summary.llm_busy_ms),
         (totals.tool_calls, "tool call", summary.tool_ms, summary.tool_busy_ms),
@@ -230,6 +229,13 @@ def total_lines(summary: Summary) -> list[str]:
         if summary.cache_hits:
             tokens += f"; {summary.cache_served_tokens} more served by the cache, not billed"
     return _bounded([", ".join(counts), tokens])
+
+
+def silence_lines(metadata: Metadata, summary: Summary, skipped: int = 0) -> list[str]:
+    """Say why there may be no events of a worker that ran, unless it is known that there were some."""
+    if summary.totals.calls or skipped or metadata.totals.calls or metadata.started_at is None:
+        return []
+    return ["If any have finished, the callbacks were not passed on to the agent."]
 
 
 def group_lines(title: str, groups: Mapping[str, Group]) -> list[str]:
@@ -268,6 +274,7 @@ def failure_lines(summary: Summary) -> list[str]:
 def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0, *, stopped: bool = False) -> list[str]:
     """Say what the numbers leave out: what the events themselves tell, and what only their collector knew."""
     told, noted = summary.completeness, metadata.completeness
+    missing = 0 if stopped else metadata.missing_events(summary.totals.calls + skipped)
     gaps = [
         (told.calls_without_usage, "LLM call", "without token usage: not in the token counts"),
         (told.unfinished_calls, "call", "still open when the worker ended: durations up to then"),
@@ -278,6 +285,7 @@ def unknown_lines(metadata: Metadata, summary: Summary, skipped: int = 0, *, sto
             f"could not be written or handed on, so maybe not counted ({noted.drop_reason})",
         ),
         (skipped, "line", "of metrics.jsonl could not be read: not counted"),
+        (missing, "event", "counted in metadata.json but not in metrics.jsonl: not counted here"),
     ]
     items = [f"{count(number, noun)} {what}" for number, noun, what in gaps if number]
     if stopped:

@@ -19,6 +19,7 @@ from langchain_swarmlet_metrics.findings import Kind
 from langchain_swarmlet_metrics.metadata import decode
 from langchain_swarmlet_metrics.snapshot import Snapshot, StartedCall
 from langchain_swarmlet_metrics.store import ArtifactStore
+from langchain_swarmlet_metrics.summary import count
 from tests import damages
 from tests.broken import EVENTS, HOUR_S, RUNNING, age, change, contents_of, ended, events_of, in_index, killed
 from tests.damages import DAMAGES, path_of
@@ -264,6 +265,19 @@ def test_unreadable_lines_are_counted_once(store):
     assert kinds(store) == [Kind.EVENTS]
 
 
+@pytest.mark.parametrize("left", [None, b"", b"{\n"])
+def test_events_that_are_gone_are_told(store, left):
+    """A file that has fewer lines than its worker had events is for people; an unreadable line is still there."""
+    path = path_of(store, ended(store), "metrics.jsonl")
+    path.unlink() if left is None else path.write_bytes(left)
+    age(store.root)
+    gone = 2 - bool(left)
+    text = "counted in metadata.json but not in metrics.jsonl -> put the file back from a copy, if there is one"
+    *_, finding = doctor.check(store).findings
+    assert str(finding).endswith(f": {count(gone, 'event')} {text}")
+    assert finding.kind is Kind.BY_HAND
+
+
 def test_memory_does_not_grow_with_a_file(store):
     """An event log is read a line at a time, to look at it and to sum it up."""
     peaks = []
@@ -318,6 +332,16 @@ def test_metadata_is_written_anew_from_what_is_legible(store):
     assert (anew.started_at, anew.finished_at) == (metadata.started_at, metadata.finished_at)
     (aside,) = path_of(store, metadata).parent.glob("metadata.json.damaged-*")
     assert aside.read_bytes() == damaged
+
+
+def test_a_duration_that_is_damaged_is_told_from_the_times(store):
+    """A worker that has ended does not begin to take longer."""
+    metadata = ended(store)
+    change(store, metadata, duration_ms=-5)
+    age(store.root)
+    mend(store)
+    assert store.read(1).duration_ms == metadata.duration_ms
+    assert store.read(1).finished_at == metadata.finished_at
 
 
 def test_metadata_is_written_anew_from_nothing(store):

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from langchain_swarmlet_metrics import report
-from langchain_swarmlet_metrics.events import timestamp
+from langchain_swarmlet_metrics.events import parse_timestamp, timestamp
 from langchain_swarmlet_metrics.imitation import OPENINGS, quote_imitations
 from langchain_swarmlet_metrics.metadata import Completeness
 from langchain_swarmlet_metrics.reader import WorkerNotFoundError
@@ -186,6 +186,31 @@ def test_time_of_a_lost_worker_ends_with_its_last_sign_of_life(runner):
     assert abs(report.elapsed_ms(store, metadata, "lost") - 2000) <= 1
     metadata.started_at = timestamp(int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1e9))
     assert report.elapsed_ms(store, metadata, "lost") == 0
+
+
+@pytest.mark.parametrize("finished_at", ["2025-12-15T03:19:13.500000Z", None])
+def test_time_of_an_ended_worker_without_a_duration_stands_still(runner, finished_at):
+    """It is told from when the worker ended, or gave its last sign of life."""
+    worker = runner.run(str.upper, "shout")
+    metadata = runner.store.read(worker.job_id)
+    metadata.duration_ms, metadata.started_at, metadata.finished_at = None, "2025-12-15T03:19:12.000000Z", finished_at
+    seen_ms = (runner.store.last_sign_of_life(metadata) - parse_timestamp(metadata.started_at)) / timedelta(
+        milliseconds=1
+    )
+    expected = 1500 if finished_at else seen_ms
+    assert abs(report.elapsed_ms(runner.store, metadata, "success") - expected) <= 1
+
+
+def test_what_the_numbers_of_a_running_worker_leave_out(runner):
+    """The completeness of a worker that has not ended is that of its totals so far."""
+    with runner.worker("try") as worker:
+        for _ in range(3):
+            worker.collector.record_llm_call(
+                phase="initial", model="m", start_ts=0, end_ts=1, usage_source="missing", success=True
+            )
+        told = json.loads(report.metadata_text(runner.store, runner.store.read(1)))
+    assert told["totals"]["llm_calls"] == 3
+    assert (told["completeness"]["calls_without_usage"], told["completeness"]["unpriced_calls"]) == (3, 3)
 
 
 def test_time_of_a_worker_that_waits(runner):

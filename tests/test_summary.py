@@ -23,6 +23,7 @@ from langchain_swarmlet_metrics.summary import (
     format_duration,
     group_lines,
     one_line,
+    silence_lines,
     summarize,
     total_lines,
     unknown_lines,
@@ -113,6 +114,12 @@ def test_the_digest_of_a_worker():
     ("metadata", "status", "elapsed_ms", "lines"),
     [
         (worker(), "running", 500, ["Worker 2025-12-15T03-19-12_backup: running", "Execution time so far: 500ms"]),
+        (
+            worker(finished_at="2025-12-15T03:19:13.000000Z"),
+            "failed",
+            500,
+            ["Worker 2025-12-15T03-19-12_backup: failed", "Execution time: 500ms"],
+        ),
         (worker(), "lost", None, ["Worker 2025-12-15T03-19-12_backup: lost", "Execution time: unknown"]),
         (
             worker(job_id=0, duration_ms=0, error="boom\nbang"),
@@ -135,13 +142,7 @@ def test_the_head_of_a_digest_says_status_error_and_time(metadata, status, elaps
 @pytest.mark.parametrize(
     ("events", "lines"),
     [
-        (
-            [],
-            [
-                "No LLM calls were recorded, and no tool calls.",
-                "If any have finished, the callbacks were not passed on to the agent.",
-            ],
-        ),
+        ([], ["No LLM calls were recorded, and no tool calls."]),
         ([tool()], ["1 tool call (10ms summed), 0 errors", "No LLM calls were recorded."]),
         ([llm()], ["1 LLM call (10ms summed), 0 errors", "Tokens: prompt unknown, completion unknown, total unknown"]),
         (
@@ -153,6 +154,22 @@ def test_the_head_of_a_digest_says_status_error_and_time(metadata, status, elaps
 def test_totals_say_unknown_and_zero_apart(events, lines):
     """Zeros are measurements: no call and no usage are said in words."""
     assert total_lines(summarize(events)) == lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "events", "skipped", "is_said"),
+    [
+        ({}, [], 0, True),
+        ({"started_at": None}, [], 0, False),
+        ({"totals": Totals(tool_calls=1)}, [], 0, False),
+        ({}, [], 1, False),
+        ({}, [tool()], 0, False),
+    ],
+)
+def test_callbacks_are_blamed_only_if_nothing_is_known(fields, events, skipped, is_said):
+    """A worker that never started, or whose file is gone or damaged, had its callbacks for all we know."""
+    metadata = worker(**{"started_at": "2025-12-15T03:19:12.000000Z"} | fields)
+    assert bool(silence_lines(metadata, summarize(events), skipped)) is is_said
 
 
 def test_a_group_adds_up_the_calls_of_its_name():
@@ -244,6 +261,10 @@ def test_what_is_not_known_is_listed():
         "- 1 event could not be written or handed on, so maybe not counted (metrics.jsonl: full)",
         "- 3 lines of metrics.jsonl could not be read: not counted",
     ]
+    counted = worker(finished_at="2025-12-15T03:19:13.000000Z", totals=Totals(llm_calls=3, tool_calls=2))
+    assert unknown_lines(counted, summarize([tool()]), skipped=1)[-1] == (
+        "- 3 events counted in metadata.json but not in metrics.jsonl: not counted here"
+    )
     assert unknown_lines(worker(), summarize([]), stopped=True) == [
         "",
         "Not known:",
