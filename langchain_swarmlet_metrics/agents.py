@@ -40,6 +40,21 @@ class AgentTimeoutError(TimeoutError):
         super().__init__(f"no answer within {timeout_s:g} s")
 
 
+def require(agent: object, timeout_s: object = None) -> None:
+    """See that an agent can be called, and that a timeout is one.
+
+    Raises:
+        TypeError: the agent is neither a Runnable nor a callable.
+        ValueError: the timeout is no number of seconds above 0.
+    """
+    if not isinstance(agent, Runnable) and not callable(agent):
+        msg = f"an agent is a graph, another Runnable or a callable, not {agent!r}"
+        raise TypeError(msg)
+    if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        msg = f"timeout_s={timeout_s!r} is no number of seconds above 0; leave it out to wait without an end"
+        raise ValueError(msg)
+
+
 def input_of(agent: Agent, task: str, make_input: Callable[[str], Any] | None) -> Any:
     """Return what the agent is given: a HumanMessage for a graph with ``messages``, else the task itself."""
     if make_input is not None:

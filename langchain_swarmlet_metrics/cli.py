@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_swarmlet_metrics.findings import Finding
+    from langchain_swarmlet_metrics.metadata import Metadata
 
 _NAME = "swarmlet-metrics"
 _SHOWN = 5
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=_NAME, description="Look at the performance of worker agents.")
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--root", type=Path, help=f"the worker folders; by default ${settings.DATA_PATH_VARIABLE}")
+    parser.add_argument("--root", type=_folder, help=f"the worker folders; by default ${settings.DATA_PATH_VARIABLE}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="list workers, newest first")
@@ -78,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _folder(text: str) -> Path:
+    if text:
+        return Path(text)
+    msg = "it is empty; name a folder, or leave it out"
+    raise argparse.ArgumentTypeError(msg)
+
+
 def _store(options: argparse.Namespace) -> ArtifactStore:
     """Return the store to look at; looking makes no folder."""
     root = (options.root or settings.default_root()).expanduser()
@@ -93,7 +101,9 @@ def _list(options: argparse.Namespace) -> int:
     for metadata in found:
         _print(report.line_text(store, metadata))
     if not found:
-        print(f"No workers in {store.root}.")
+        filters = [("--status", options.status), ("--since-hours", options.since_hours)]
+        given = " ".join(f"{name} {value}" for name, value in filters if value is not None)
+        print(f"No workers in {store.root}{' that fit ' + given if given else ''}.")
     return 0
 
 
@@ -102,8 +112,20 @@ def _show(options: argparse.Namespace) -> int:
     try:
         metadata = store.read(options.job)
     except WorkerNotFoundError:
-        msg = f"there is no worker job {options.job} in {store.root}; `swarmlet-metrics list` shows which there are"
+        if job := store.registry.find(options.job):
+            msg = f"{store.root / job.worker_id} cannot be read; `{_NAME} doctor` says why"
+        else:
+            msg = f"there is no worker job {options.job} in {store.root}; `{_NAME} list` shows which there are"
         raise LookupError(msg) from None
+    try:
+        _print_worker(store, metadata)
+    except PermissionError as error:
+        msg = f"{store.root / metadata.worker_id}: {error_text(error)}; `{_NAME} doctor` looks at what else is wrong"
+        raise OSError(msg) from error
+    return 0
+
+
+def _print_worker(store: ArtifactStore, metadata: Metadata) -> None:
     _print(report.result_text(store, metadata))
     _print(f"\n{report.digest_text(store, metadata)}")
     _print("")
@@ -111,7 +133,6 @@ def _show(options: argparse.Namespace) -> int:
     for name in (METRICS_FILE, THREAD_FILE, TOOL_FOLDER):
         if name == METRICS_FILE or name in written:
             _print(str(store.root / metadata.worker_id / name))
-    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -343,9 +343,25 @@ current_phase = _phase.get
 """Return the phase that the user named for this context, or None."""
 
 
+def checked(collector: object) -> MetricsCollector | None:
+    """Return a collector, or None, as it is given.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if collector is None or isinstance(collector, MetricsCollector):
+        return collector
+    msg = f"a {type(collector).__name__} is no MetricsCollector; of a worker, give worker.collector"
+    raise TypeError(msg)
+
+
 def set_metrics_collector(collector: MetricsCollector | None) -> Token[MetricsCollector | None]:
-    """Make a collector the current one of this context; returns the token for `reset_metrics_collector`."""
-    return _collector.set(collector)
+    """Make a collector the current one of this context; returns the token for `reset_metrics_collector`.
+
+    Raises:
+        TypeError: it is no collector, but a worker for instance.
+    """
+    return _collector.set(checked(collector))
 
 
 def get_metrics_collector() -> MetricsCollector | None:

@@ -15,7 +15,7 @@ from langchain_swarmlet_metrics import _langchain as facts
 from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics._langchain import run_key
 from langchain_swarmlet_metrics.calls import OpenCompletion, OpenLLMCall, OpenToolCall, record_unknown_tools
-from langchain_swarmlet_metrics.collector import MetricsCollector, current_collector, current_phase
+from langchain_swarmlet_metrics.collector import MetricsCollector, checked, current_collector, current_phase
 from langchain_swarmlet_metrics.inflight import RETURNED, UNATTACHED, Ending, calls, silent
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     Args:
         collector: where events go; by default the current collector when a call starts. A current collector
             nested inside the bound one wins over it.
+
+    Raises:
+        TypeError: it is no collector, but a worker for instance.
     """
 
     # Inline: otherwise LangChain hops through an executor for every event and token, and times are wrong under load.
@@ -48,7 +51,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ignore_agent = False
 
     def __init__(self, collector: MetricsCollector | None = None) -> None:
-        self._collector = collector
+        self._collector = checked(collector)
 
     @property
     def ignore_chain(self) -> bool:

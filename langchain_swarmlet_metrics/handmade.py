@@ -80,16 +80,22 @@ def _checked(event: _Event) -> _Event:
 
 def _nanoseconds(moment: Moment) -> int:
     if isinstance(moment, str):
-        moment = events.parse_timestamp(moment)
+        try:
+            moment = events.parse_timestamp(moment)
+        except ValueError:
+            raise _no_time(moment) from None
     if isinstance(moment, datetime):
         if moment.tzinfo is None:
             msg = f"{moment!r} has no time zone; use datetime.now(UTC)"
             raise ValueError(msg)
         moment = moment.timestamp()
     if not math.isfinite(moment) or abs(moment) > _LATEST_S:
-        msg = f"{moment!r} is no time; give seconds since the epoch, or datetime.now(UTC)"
-        raise ValueError(msg)
+        raise _no_time(moment)
     return round(moment * 1e6) * 1000
+
+
+def _no_time(moment: Moment) -> ValueError:
+    return ValueError(f"{moment!r} is no time; give seconds since the epoch, or datetime.now(UTC)")
 
 
 def _span(start_ts: Moment, end_ts: Moment) -> tuple[str, str, int]:

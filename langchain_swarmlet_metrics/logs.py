@@ -82,7 +82,8 @@ class LogSink:
         handlers = file_handlers(_logger, _FORMATTERS)
         if handlers is not None:
             all_ours = all(type(handler.formatter) in _OURS for handler in handlers)
-            record = _OwnRecord(fields) if all_ours else _record(fields)
+            is_plain = all_ours and logging.getLogRecordFactory() is logging.LogRecord
+            record = _OwnRecord(fields) if is_plain else _record(fields)
             for handler in handlers:
                 if handler.level <= logging.INFO:
                     handler.handle(record)

@@ -21,9 +21,10 @@ def checked_file_mode(mode: int) -> int:
     Raises:
         ValueError: it lets others write, lets anybody execute, or keeps the owner from reading or writing.
     """
-    if mode & ~_READ_BY_OTHERS != PRIVATE:
+    if not isinstance(mode, int) or mode & ~_READ_BY_OTHERS != PRIVATE:
+        given = f"{mode:#o}" if isinstance(mode, int) else repr(mode)
         msg = (
-            f"file_mode={mode:#o} is refused: the owner reads and writes, others may read at most, nobody executes. "
+            f"file_mode={given} is refused: the owner reads and writes, others may read at most, nobody executes. "
             "Use 0o600 (the user alone), 0o640 (the group reads, too) or 0o644 (everybody does)"
         )
         raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -111,7 +112,7 @@ class StoreReader:
             since_hours: only those created in so many last hours.
             limit: how many at most.
         """
-        return [*islice(self._newest(owner_id, status, since_hours), max(limit, 0))]
+        return [*islice(self._newest(owner_id, status, since_hours), min(max(limit, 0), sys.maxsize))]
 
     def search(
         self,

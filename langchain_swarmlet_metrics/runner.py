@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_swarmlet_metrics import agents, supervisor
@@ -14,7 +15,7 @@ from langchain_swarmlet_metrics.store import ArtifactStore
 from langchain_swarmlet_metrics.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -47,6 +48,7 @@ class WorkerRunner:
         PermissionError: somebody else can change what is in the root.
         OSError: the root cannot be written; the message names the path, the reason and the variable to set.
         ValueError: there is no such ``file_mode``.
+        TypeError: one of the ``sinks`` is no callable.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class WorkerRunner:
     ) -> None:
         self.store = ArtifactStore(root, file_mode=file_mode)
         require_writable(self.store.root)
-        self.sinks = tuple((sink_relay(), make_sink) for make_sink in sinks)
+        self.sinks = tuple((sink_relay(), _sink_factory(make_sink)) for make_sink in sinks)
         self.summarizer = summarizer
         self.store_task = store_task
         self.capture_content = capture_content
@@ -97,9 +99,9 @@ class WorkerRunner:
                 the trace of the worker it is nested in. One that is not valid is not kept, and a warning says so.
 
         Raises:
-            TypeError: the task is no text.
+            TypeError: the task is no text, or the notes are no mapping.
         """
-        return Worker(self, _text(task), config, traceparent)
+        return Worker(self, _text(task), _notes(config), traceparent)
 
     def run(
         self,
@@ -121,8 +123,11 @@ class WorkerRunner:
             timeout_s: seconds after which the worker has failed; the agent's thread stops at its next call.
 
         Raises:
+            TypeError: the agent can't be called.
+            ValueError: the timeout is no time.
             BaseException: CancelledError and KeyboardInterrupt are raised again, an agent's `Exception` is not.
         """
+        agents.require(agent, timeout_s)
         worker = (task if isinstance(task, Worker) else self.worker(task)).open()
         try:
             given = agents.input_of(agent, worker.task, input)
@@ -159,8 +164,11 @@ class WorkerRunner:
             timeout_s: seconds after which the agent is cancelled and the worker has failed.
 
         Raises:
+            TypeError: the agent can't be called.
+            ValueError: the timeout is no time.
             BaseException: CancelledError and KeyboardInterrupt are raised again, an agent's `Exception` is not.
         """
+        agents.require(agent, timeout_s)
         worker = await (task if isinstance(task, Worker) else self.worker(task)).__aenter__()
         try:
             given = agents.input_of(agent, worker.task, input)
@@ -203,6 +211,20 @@ class WorkerRunner:
         if worker is not None:
             spawner = Spawner(self, worker, max_workers=max_workers, max_depth=max_depth, executor=executor)
         return supervisor.tools(self.store, lambda: self.owner_id, spawner, include)
+
+
+def _sink_factory(make_sink: Any) -> Callable[[Worker], Sink]:
+    if callable(make_sink):
+        return make_sink  # type: ignore[no-any-return]
+    msg = f"sinks are callables that take a worker and return a sink, not {make_sink!r}"
+    raise TypeError(msg)
+
+
+def _notes(config: Any) -> Mapping[str, Any] | None:
+    if config is None or isinstance(config, Mapping):
+        return config
+    msg = f"a worker's config is a mapping, your own notes on it, not {config!r}"
+    raise TypeError(msg)
 
 
 def _text(task: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_swarmlet_metrics.relay import Relay, Sender, deliver
@@ -65,7 +66,7 @@ class RelayedSink:
 
     def _take(self, event: Event | None) -> None:
         if event is None:
-            self._sink = self._context.run(self._make_sink)
+            self._sink = _checked(self._context.run(self._make_sink))
         elif self._sink is not None:
             self._context.run(self._sink, event)
 
@@ -73,8 +74,17 @@ class RelayedSink:
         self._on_failure(self._sink or self._make_sink, error)
 
 
+def _checked(sink: Any) -> Sink:
+    if callable(sink):
+        return sink  # type: ignore[no-any-return]
+    msg = f"it returned a {type(sink).__name__} as a sink; a sink is a callable that takes an event"
+    raise TypeError(msg)
+
+
 def name_of(sink: object) -> str:
     """Name a sink in a few words, without addresses and paths: by its name, or by its class."""
+    while isinstance(sink, partial):
+        sink = sink.func
     for attribute in ("name", "__qualname__"):
         if isinstance(name := getattr(sink, attribute, None), str):
             return one_line(name, _NAME_LIMIT)

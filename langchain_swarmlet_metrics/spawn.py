@@ -7,12 +7,14 @@ import concurrent.futures
 import threading
 from asyncio import CancelledError
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from langchain_swarmlet_metrics import _langchain as facts
+from langchain_swarmlet_metrics import agents
+from langchain_swarmlet_metrics.scrub import error_text
 from langchain_swarmlet_metrics.threads import DaemonExecutor, InlineExecutor
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Spawner:
 
     Raises:
         ValueError: a limit is below 1.
+        TypeError: the agent can't be called, or the executor runs things in other processes.
     """
 
     def __init__(
@@ -54,6 +57,10 @@ class Spawner:
         if max_workers < 1 or max_depth < 1:
             msg = f"max_workers and max_depth must be at least 1, not {max_workers} and {max_depth}"
             raise ValueError(msg)
+        agents.require(agent)
+        if isinstance(executor, ProcessPoolExecutor):
+            msg = "workers can't run in a ProcessPoolExecutor: give one that runs them in threads of this process"
+            raise TypeError(msg)
         self._runner = runner
         self._agent = agent
         self._max_depth = max_depth
@@ -82,7 +89,7 @@ class Spawner:
         try:
             future = executor.submit(job.context.run, self._run, job)
         except RuntimeError as error:  # it has been shut down, or there can be no more threads
-            job.worker.cancel()
+            job.worker.cancel(f"it could not be started: {error_text(error)}")
             self._leave(job)
             msg = f"the worker can't be started ({error}); do this task yourself"
             raise SpawnRefusedError(msg) from error
@@ -91,8 +98,10 @@ class Spawner:
             try:
                 concurrent.futures.wait([future])
             except BaseException:
-                job.worker.cancel()
+                job.worker.cancel("the wait for it was interrupted")
                 raise
+            if job.worker.status == "created":
+                job.worker.cancel(_why_it_never_began(future))  # `_leave` does so, too, and may come later
         return job.worker
 
     async def aspawn(self, task: str, *, wait: bool) -> Worker:
@@ -108,8 +117,8 @@ class Spawner:
         job = self._job(task)
         try:
             await asyncio.to_thread(job.worker.create)
-        except CancelledError:
-            await asyncio.to_thread(job.worker.cancel)  # the thread has made it all the same
+        except CancelledError:  # the thread has made it all the same
+            await asyncio.to_thread(job.worker.cancel, "the wait for it was cancelled")
             raise
         wait = self._enter(job, wait=wait)
         job.task = asyncio.create_task(self._arun(job), context=job.context)
@@ -164,14 +173,13 @@ class Spawner:
     def _leave(self, job: _Job, done: Future[None] | asyncio.Task[None] | None = None) -> None:
         if job.worker.job_id is not None:
             self._jobs.pop(job.worker.job_id, None)
-        if done is not None and not done.cancelled():
-            done.exception()  # of a worker that could not start, which says so itself
         if job.waiting is not None:
             job.waiting.take_slot_back()
         if not job.turn.cancel():
             self._slots.release()
+        reason = _why_it_never_began(done)
         if job.worker.status == "created":  # nobody will ever run it
-            self._threads.submit(job.worker.cancel)
+            self._threads.submit(job.worker.cancel, reason)
 
     def _run(self, job: _Job) -> None:
         with suppress(CancelledError, concurrent.futures.CancelledError):
@@ -185,6 +193,13 @@ class Spawner:
         except CancelledError:
             await asyncio.to_thread(job.worker.cancel, "its task was cancelled")  # it may not have started
             raise
+
+
+def _why_it_never_began(done: Future[None] | asyncio.Task[None] | None) -> str:
+    if done is None or done.cancelled():
+        return "it was dropped before it could start"
+    error = done.exception()
+    return "it did not start" if error is None else f"it could not be run: {type(error).__name__}: {error_text(error)}"
 
 
 class _Job:

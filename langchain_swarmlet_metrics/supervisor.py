@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SUPERVISOR_PROMPT_HINT = "For detailed performance metrics, read 'metrics.jsonl' from the worker directory."
 """The sentence for a supervisor's prompt that tells it where the details are."""
 
+_LISTED = 200
 _MATCHES = 50
 _STOPPED = (
     "[the search took too long and stopped here, older jobs and later lines may have more matches; "
@@ -81,7 +82,8 @@ def tools(
     if include is None:
         return list(made)
     if unknown := [name for name in include if name not in by_name]:
-        msg = f"no supervisor tool is called {unknown[0]!r}; there are {', '.join(by_name)}"
+        more = "" if spawner is not None else "; with worker=, what they run, also spawn_worker and cancel_worker"
+        msg = f"no supervisor tool is called {unknown[0]!r}; there are {', '.join(by_name)}{more}"
         raise ValueError(msg)
     return [by_name[name] for name in include]
 
@@ -125,19 +127,20 @@ class _Reading:
             return shown(file, file_path, offset, limit)
 
     def list_workers(self, limit: int = 20, status: str | None = None, since_hours: float | None = None) -> str:
-        """List worker jobs, newest first: id, status, execution time and summary of each.
+        """List worker jobs, newest first, 200 at most: id, status, execution time and summary of each.
 
         Optionally only those of a status (created, running, success, failed, cancelled, lost) or of the last hours.
         """
         if status is not None and status not in _STATUSES:
             msg = f"{quoted(status)} is no status; use one of {', '.join(_STATUSES)}"
             raise ValueError(msg)
-        found = self.store.list(
-            owner_id=self.owner_id(), status=status, since_hours=since_hours, limit=min(max(limit, 1), 200)
-        )
-        if not found:
-            return "No worker jobs found."
-        return "\n".join(report.line_text(self.store, metadata) for metadata in found)
+        most = min(max(limit, 1), _LISTED)
+        found = self.store.list(owner_id=self.owner_id(), status=status, since_hours=since_hours, limit=most + 1)
+        lines = [report.line_text(self.store, metadata) for metadata in found[:most]]
+        if len(found) > most:
+            how = "give a larger limit" if most < _LISTED else "narrow them down with status or since_hours"
+            lines.append(f"[these are the newest {most}, there are more; {how}]")
+        return "\n".join(lines) or "No worker jobs found."
 
     def get_worker_metadata(self, job_id: int | str) -> str:
         """Read a worker job's metadata: task, status, times, token totals, and what is not known, as JSON."""

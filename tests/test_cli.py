@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_swarmlet_metrics import __version__, cli, doctor
+from langchain_swarmlet_metrics import __version__, cli, doctor, report
 from langchain_swarmlet_metrics.runner import WorkerRunner
 from tests.broken import age, change, contents_of, in_index, lose
 from tests.processes import READ_ONLY, needs_read_only_mounts
@@ -59,7 +60,13 @@ def test_list_options(workers, capsys):
     assert run(capsys, "list", "--limit", -1)[1].startswith("job 3 ")
     assert run(capsys, "list", "--status", "failed")[1].startswith("job 2 ")
     assert run(capsys, "list", "--status", "success", "--since-hours", 1)[1].count("job") == 2
-    assert "No workers in " in run(capsys, "list", "--since-hours", -1)[1]
+    assert run(capsys, "list", "--limit", 10**30)[1].count("job") == 3
+
+
+def test_list_of_nothing_that_fits(workers, runner, capsys):
+    """Where no worker fits, the list says what was asked for; it does not say that there are none."""
+    _, out, _ = run(capsys, "list", "--status", "lost", "--since-hours", 0.5)
+    assert out == f"No workers in {runner.store.root} that fit --status lost --since-hours 0.5.\n"
 
 
 def test_list_of_nothing(runner, capsys):
@@ -118,6 +125,26 @@ def test_show_unknown(workers, runner, capsys, job):
     )
 
 
+def test_show_a_worker_that_cannot_be_read(workers, capsys):
+    """A worker that is there and damaged is not told to be missing."""
+    (workers[0].dir / "metadata.json").write_text("{")
+    status, out, errors = run(capsys, "show", 1)
+    assert (status, out) == (1, "")
+    assert errors == f"swarmlet-metrics: {workers[0].dir} cannot be read; `swarmlet-metrics doctor` says why\n"
+
+
+def test_show_a_file_that_may_not_be_read(workers, capsys, monkeypatch):
+    """Which folder a refused file is in is said."""
+
+    def refuse(*_arguments):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "metrics.jsonl")
+
+    monkeypatch.setattr(report, "digest_text", refuse)  # root may read everything
+    status, _, errors = run(capsys, "show", 1)
+    assert status == 1
+    assert errors.startswith(f"swarmlet-metrics: {workers[0].dir}: [Errno 13] Permission denied: 'metrics.jsonl'; ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -127,6 +154,7 @@ def test_show_unknown(workers, runner, capsys, job):
         (["show", "abc"], "argument JOB: invalid int value: 'abc'"),
         (["list", "--status", "done"], "argument --status: invalid choice: 'done'"),
         (["list", "--limit", "many"], "argument --limit: invalid int value: 'many'"),
+        (["--root", "", "list"], "argument --root: it is empty; name a folder, or leave it out"),
         (["doctor", "--yes"], "--yes goes with --fix"),
     ],
 )

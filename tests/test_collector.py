@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 import pytest
 
 from langchain_swarmlet_metrics import collector as collectors
-from langchain_swarmlet_metrics.collector import MetricsCollector, phase
+from langchain_swarmlet_metrics.collector import MetricsCollector, phase, set_metrics_collector
 from langchain_swarmlet_metrics.events import decode, encode
+from langchain_swarmlet_metrics.handler import MetricsCallbackHandler
 from langchain_swarmlet_metrics.store import ArtifactStore
 
 
@@ -77,12 +78,20 @@ def test_unreadable_times():
     collector, _ = recorder()
     with pytest.raises(ValueError, match="no time zone"):
         collector.record_tool_call(tool_name="t", start_ts=datetime(2025, 1, 1), end_ts=0)  # noqa: DTZ001
-    with pytest.raises(ValueError, match="yesterday"):
+    with pytest.raises(ValueError, match=r"'yesterday' is no time; give seconds since the epoch, or datetime.now"):
         collector.record_tool_call(tool_name="t", start_ts="yesterday", end_ts=0)
     with pytest.raises(ValueError, match="no time"):
         collector.record_tool_call(tool_name="t", start_ts=float("inf"), end_ts=0)
     with pytest.raises(TypeError, match="colour"):
         collector.record_tool_call(tool_name="t", start_ts=0, end_ts=1, colour="red")
+
+
+def test_a_worker_is_no_collector(runner):
+    """Who gives a worker in the place of its collector is told at once, not when its calls are lost."""
+    worker = runner.worker("try")
+    for take in (MetricsCallbackHandler, set_metrics_collector):
+        with pytest.raises(TypeError, match=r"a Worker is no MetricsCollector; of a worker, give worker.collector"):
+            take(worker)
 
 
 def test_flush_needs_a_folder(tmp_path):

@@ -83,6 +83,28 @@ def test_configure_logging_appends_to_a_file(tmp_path):
     assert handler in LOGGER.handlers
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_record_factory_is_asked_whatever_handlers_there_are(tmp_path, is_alone, own):
+    """What the user's own factory puts on records is in the lines of a file, be there other handlers or not."""
+    path = tmp_path / "log.jsonl"
+    configure_logging(path, format="json")
+    if is_alone:
+        LOGGER.removeHandler(own)
+    plain = logging.getLogRecordFactory()
+
+    def make_record(*args, **kwargs):
+        record = plain(*args, **kwargs)
+        record.request_id = "r-7"
+        return record
+
+    logging.setLogRecordFactory(make_record)
+    try:
+        LogSink(WORKER_ID)(TOOL)
+    finally:
+        logging.setLogRecordFactory(plain)
+    assert json.loads(path.read_text())["request_id"] == "r-7"
+
+
 def test_a_new_log_is_private(tmp_path):
     """A log that is made can be read by its user alone; one that exists keeps its mode."""
     path = tmp_path / "log"

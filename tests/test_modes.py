@@ -58,6 +58,12 @@ def test_modes_that_files_may_not_have(mode):
         checked_file_mode(mode)
 
 
+def test_a_mode_is_a_number():
+    """A text that looks like a mode is refused like one that files may not have."""
+    with pytest.raises(ValueError, match="file_mode='0640' is refused: "):
+        checked_file_mode("0640")
+
+
 @pytest.mark.parametrize(("file_mode", "mode"), [(0o600, 0o700), (0o640, 0o750), (0o604, 0o705), (0o644, 0o755)])
 def test_who_may_read_files_may_enter_their_folder(file_mode, mode):
     """Read bits get their x bits."""

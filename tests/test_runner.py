@@ -315,6 +315,52 @@ def test_sink_factory_that_raises(tmp_path, caplog):
     assert "port in use" in caplog.text
 
 
+def test_sink_factory_that_returns_none(tmp_path, caplog):
+    """Who forgets to return the sink is told, with the name of the factory."""
+
+    def forget(_worker):
+        pass
+
+    worker = WorkerRunner(tmp_path / "workers", sinks=[forget]).run(str.upper, "hello")
+    assert worker.completeness.drop_reason.endswith(
+        "forget: it returned a NoneType as a sink; a sink is a callable that takes an event"
+    )
+    assert "returned a NoneType" in caplog.text
+
+
+def test_sink_factories_are_callables(tmp_path):
+    """What can't be called is refused when the runner is made."""
+    with pytest.raises(TypeError, match="sinks are callables that take a worker and return a sink, not 'x'"):
+        WorkerRunner(tmp_path / "workers", sinks=["x"])
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "30"])
+async def test_timeouts_are_seconds(runner, timeout_s):
+    """What is no time is refused before there is a worker."""
+    with pytest.raises(ValueError, match="is no number of seconds above 0"):
+        runner.run(str.upper, "hello", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="is no number of seconds above 0"):
+        await runner.arun(str.upper, "hello", timeout_s=timeout_s)
+    assert not runner.store.list()
+
+
+async def test_agents_can_be_called(runner):
+    """What can't be called is refused before there is a worker, and before one is spawned."""
+    with pytest.raises(TypeError, match="an agent is a graph, another Runnable or a callable, not 'x'"):
+        runner.run("x", "hello")
+    with pytest.raises(TypeError, match="an agent is"):
+        await runner.arun("x", "hello")
+    with pytest.raises(TypeError, match="an agent is"):
+        runner.supervisor_tools(worker="x")
+    assert not runner.store.list()
+
+
+def test_config_is_a_mapping(runner):
+    """Notes that are no mapping are an error that names them."""
+    with pytest.raises(TypeError, match="a worker's config is a mapping, your own notes on it, not 'x'"):
+        runner.worker("try", config="x")
+
+
 @pytest.mark.parametrize("task", [None, 5, b"text"])
 def test_task_is_a_text(runner, task):
     """A task that is no text is an error that names it."""

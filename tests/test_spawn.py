@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from pathlib import Path
 
@@ -362,6 +362,31 @@ def test_executor_that_is_shut_down(runner):
         answer = spawn(tools, "late")
         assert answer.startswith("Error: the worker can't be started (cannot schedule new futures after shutdown)")
     assert set(statuses(runner).values()) == {"cancelled"}
+    assert runner.store.read(1).error == (
+        "CancelledError: it could not be started: cannot schedule new futures after shutdown"
+    )
+
+
+def test_executor_of_processes(runner):
+    """A worker runs in the process that spawns it; who gives an executor of others is told at once."""
+    with ProcessPoolExecutor(1) as pool, pytest.raises(TypeError, match="give one that runs them in threads"):
+        runner.supervisor_tools(worker=str.upper, executor=pool)
+
+
+class Refusing(ThreadPoolExecutor):
+    """Fail with what it is given to do, as one does that can't send it to where it runs things."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Return a future that has failed."""
+        return super().submit(lambda: 1 / 0)
+
+
+def test_executor_that_fails(runner):
+    """Why a worker never began is its error, also for who has waited for it."""
+    tools = tools_of(runner, str.upper, executor=Refusing(1), max_workers=1)
+    answer = spawn(tools, "try")
+    assert "CancelledError: it could not be run: ZeroDivisionError: division by zero" in answer
+    assert runner.store.read(1).status == "cancelled"
 
 
 async def test_executor_that_drops_what_it_has(runner, gate):
@@ -373,6 +398,7 @@ async def test_executor_that_drops_what_it_has(runner, gate):
     await asyncio.to_thread(gate.wait_for, 1)
     pool.shutdown(wait=False, cancel_futures=True)
     assert await until_ended(runner, 2) == "cancelled"
+    assert runner.store.read(2).error == "CancelledError: it was dropped before it could start"
     gate.go.set()
     assert await until_ended(runner, 1) == "success"
     assert gate.tasks == ["one"]

@@ -86,7 +86,11 @@ def test_include(runner):
     names = ["list_workers", "read_worker_result"]
     assert [tool.name for tool in runner.supervisor_tools(include=names)] == names
     assert runner.supervisor_tools(include=[]) == []
-    with pytest.raises(ValueError, match="no supervisor tool is called 'spawn_worker'; there are read_worker_result, "):
+    with pytest.raises(ValueError, match=r"no supervisor tool is called 'spawn'; there are .*, cancel_worker$"):
+        runner.supervisor_tools(include=["spawn"], worker=str.upper)
+    with pytest.raises(
+        ValueError, match=r"there are read_worker_result, .*; with worker=, what they run, also spawn"
+    ):
         runner.supervisor_tools(include=["spawn_worker"])
 
 
@@ -187,13 +191,24 @@ def test_list_limit_status_and_hours(runner, worker, ask):
     """The list can be cut short and narrowed to a status or to the last hours."""
     for task in ("1", "x", "2"):
         runner.run(int, task)
-    assert ask(runner, "list_workers", limit=2).count("job") == 2
+    *lines, more = ask(runner, "list_workers", limit=2).splitlines()
+    assert [line[:5] for line in lines] == ["job 4", "job 3"]
+    assert more == "[these are the newest 2, there are more; give a larger limit]"
     assert ask(runner, "list_workers", limit=-3).startswith("job 4 ")
     assert ask(runner, "list_workers", status="failed").startswith("job 3  failed")
     assert ask(runner, "list_workers", status="lost") == "No worker jobs found."
     assert ask(runner, "list_workers", since_hours=1, limit=10**9).count("job") == 4
     assert ask(runner, "list_workers", since_hours=-1) == "No worker jobs found."
     assert ask(runner, "list_workers", since_hours=float("inf")).count("job") == 4
+
+
+def test_list_is_200_long_at_most(runner, ask):
+    """A list that is cut says so, and how to see the others."""
+    for task in range(201):
+        runner.store.create(str(task))
+    *lines, more = ask(runner, "list_workers", limit=1000).splitlines()
+    assert len(lines) == 200
+    assert more == "[these are the newest 200, there are more; narrow them down with status or since_hours]"
 
 
 def test_list_of_nothing(runner, ask):
