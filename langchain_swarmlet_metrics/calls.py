@@ -56,8 +56,13 @@ class OpenLLMCall(OpenCall, eq=False, gc=False):
         return self.options.get("batch_size") or 1
 
     def first_chunk(self, token: object, chunk: object) -> None:
-        """Note that the call streams, and the time of the first chunk that says something."""
+        """Note that the call streams, and the time of the first chunk that says something.
+
+        LangChain reads the stream of an ``ainvoke`` in a task of its own, and that of an ``astream`` in the one that
+        started the call, at first.
+        """
         self.streamed = True
+        self.outlives_task = self.task_calls is not None and self.task_calls.is_current()
         if facts.says_something(token, chunk):
             self.ttft_ns = perf_counter_ns() - self.clock_ns
             silent.discard(self.run)

@@ -93,6 +93,7 @@ class _State(Struct, kw_only=True, eq=False, gc=False):
         start_ns: when it started, in nanoseconds since the epoch.
         clock_ns: likewise, on the clock of `perf_counter_ns`.
         streamed: whether chunks of it have come.
+        outlives_task: whether whoever reads the stream awaits its chunks, which may be in another task each time.
         ttft_ns: after how many nanoseconds one came that says something.
         chains: the runs of the chains inside it.
     """
@@ -104,6 +105,7 @@ class _State(Struct, kw_only=True, eq=False, gc=False):
     start_ns: int = 0
     clock_ns: int = 0
     streamed: bool = False
+    outlives_task: bool = False
     ttft_ns: int | None = None
     chains: set[int] | None = None
 
@@ -228,7 +230,7 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
         """Tell whether a call still open is one that was cancelled, given the task that leaves the worker."""
         if self.task_calls is None:
             return False
-        return self.task_calls.is_over() or (self.task_calls.task is leaving and not self.streamed)
+        return self.task_calls.is_over() or (self.task_calls.task is leaving and not self.outlives_task)
 
 
 def enter_chain(run: int, parent_run: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import current_task
+from asyncio import _get_running_loop, current_task  # without a loop, current_task() raises
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,10 @@ class TaskCalls:
         self.open: dict[int, OpenCall] = {}
         task.add_done_callback(self._close, context=_NO_CONTEXT)
 
+    def is_current(self) -> bool:
+        """Tell whether this code runs in the task."""
+        return _get_running_loop() is self.loop and current_task() is self.task
+
     def is_over(self) -> bool:
         """Tell whether the task will never go on: it is done, or its loop is gone."""
         task = self.task
@@ -40,8 +44,7 @@ class TaskCalls:
     def _close(self, _task: asyncio.Task[Any]) -> None:
         self.task = None
         for call in list(self.open.values()):
-            # A stream outlives the task of its first chunk when each chunk is awaited in a task of its own.
-            if not call.streamed:
+            if not call.outlives_task:
                 call.abandon("cancelled")
 
 

@@ -88,9 +88,7 @@ def test_include(runner):
     assert runner.supervisor_tools(include=[]) == []
     with pytest.raises(ValueError, match=r"no supervisor tool is called 'spawn'; there are .*, cancel_worker$"):
         runner.supervisor_tools(include=["spawn"], worker=str.upper)
-    with pytest.raises(
-        ValueError, match=r"there are read_worker_result, .*; with worker=, what they run, also spawn"
-    ):
+    with pytest.raises(ValueError, match=r"there are read_worker_result, .*; with worker=, what they run, also spawn"):
         runner.supervisor_tools(include=["spawn_worker"])
 
 

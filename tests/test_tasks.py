@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics.tasks import TaskCalls, calls_of_task
+from langchain_swarmlet_metrics.testing import Reply
 from tests.conftest import recording
 
 
@@ -86,6 +87,45 @@ async def test_a_call_that_streams_outlives_the_task_of_its_first_chunk(count, m
         for run in runs:
             await run.on_llm_error(ValueError("later"))
     assert [event.error for event in events] == ["later"] * count
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_call_that_is_streamed_inside_of_ainvoke_ends_with_its_task(in_time):
+    """LangChain reads such a stream in a task of its own, and does not tell that it was cancelled."""
+    with recording() as events:
+
+        async def read(run, chunks):
+            for chunk in chunks:
+                await run.on_llm_new_token(chunk, chunk=ChatGenerationChunk(message=AIMessageChunk(chunk)))
+                await asyncio.sleep(0)
+            await asyncio.sleep(0 if in_time else 60)
+
+        async def ainvoke():
+            run = await start_call()
+            await asyncio.gather(read(run, "abc"))
+            await run.on_llm_error(ValueError("told"))
+
+        task = asyncio.create_task(ainvoke())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+        assert [(event.outcome, event.error) for event in events] == [
+            (None, "told") if in_time else ("cancelled", None)
+        ]
+
+
+async def test_a_streaming_model_that_is_cancelled(loopback):
+    """A model that streams by itself is closed like one that does not, as soon as its task is cancelled."""
+    model = loopback.model(Reply(text="a b c d", chunk_delay_s=0.05), streaming=True)
+    with recording() as events:
+        task = asyncio.create_task(model.ainvoke("hello"))
+        while not any(call.streamed for call in inflight.calls.values()):
+            await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+        assert [event.outcome for event in events] == ["cancelled"]
 
 
 def test_calls_of_a_loop_that_was_closed_under_them(monkeypatch):
