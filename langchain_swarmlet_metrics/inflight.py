@@ -251,9 +251,12 @@ def leave_chain(run: int) -> None:
 
 
 def cancel_children(parent_run: int) -> None:
-    """Close the open calls that are direct children of a run that was cancelled."""
+    """Close the open calls that are direct children of a run that was cancelled, but for those that go on.
+
+    What runs in a thread does, and so does a task of its own that nobody has cancelled; LangChain tells their end.
+    """
     for call in list(calls.values()):
-        if call.parent_run == parent_run:
+        if call.parent_run == parent_run and call.task_calls is not None and call.task_calls.is_cancelled():
             call.abandon("cancelled")
 
 

@@ -36,6 +36,11 @@ class TaskCalls:
         """Tell whether this code runs in the task."""
         return _get_running_loop() is self.loop and current_task() is self.task
 
+    def is_cancelled(self) -> bool:
+        """Tell whether what the task awaited has been cancelled, given that this code runs because something was."""
+        task = self.task
+        return task is None or task.done() or task.cancelling() > 0 or self.is_current()
+
     def is_over(self) -> bool:
         """Tell whether the task will never go on: it is done, or its loop is gone."""
         task = self.task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from contextlib import closing
 
@@ -11,6 +12,7 @@ import pytest
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import RunnableLambda
 
 from langchain_swarmlet_metrics import inflight
 from langchain_swarmlet_metrics.tasks import TaskCalls, calls_of_task
@@ -126,6 +128,28 @@ async def test_a_streaming_model_that_is_cancelled(loopback):
         await asyncio.wait([task])
         await asyncio.sleep(0)
         assert [event.outcome for event in events] == ["cancelled"]
+
+
+@pytest.mark.parametrize("where", ["thread", "task"])
+async def test_a_call_that_goes_on_when_its_chain_is_cancelled(loopback, where):
+    """What runs in a thread, or is shielded in a task of its own, is recorded as it ends."""
+    hold = threading.Event()
+    model = loopback.model(Reply(text="x", hold=hold))
+
+    async def shield(text):
+        return await asyncio.shield(asyncio.create_task(model.ainvoke(text)))
+
+    chain = RunnableLambda(model.invoke, afunc=shield if where == "task" else None)
+    with recording() as events:
+        task = asyncio.create_task(chain.ainvoke("hello"))
+        await asyncio.to_thread(loopback.server.wait_for_requests, 1)
+        task.cancel()
+        await asyncio.wait([task])
+        assert events == []
+        hold.set()
+        while inflight.calls:
+            await asyncio.sleep(0.005)
+    assert [(event.outcome, event.total_tokens is None) for event in events] == [(None, False)]
 
 
 def test_calls_of_a_loop_that_was_closed_under_them(monkeypatch):
