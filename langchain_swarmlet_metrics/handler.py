@@ -42,7 +42,6 @@ class MetricsCallbackHandler(BaseCallbackHandler):
 
     # Inline: otherwise LangChain hops through an executor for every event and token, and times are wrong under load.
     run_inline = True
-    ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
     # The base class has these as properties, which LangChain calls for every event and token.
@@ -58,6 +57,8 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         """Tell LangChain to skip chain events: they matter only while a call is open."""
         return not calls
 
+    ignore_retriever = ignore_chain
+
     def on_chat_model_start(
         self,
         serialized: Mapping[str, Any] | None,
@@ -71,7 +72,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """Open an LLM call of a chat model."""
         run = run_id.int if type(run_id) is UUID else run_key(run_id)  # here and below: without a call for nothing
-        collector = self._claim(run)
+        collector = self._claim(run, parent_run_id)
         if collector is None:
             return
         prompt = messages[0] if messages else []
@@ -96,7 +97,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """Open an LLM call of a completion model."""
         run = run_key(run_id)
-        collector = self._claim(run)
+        collector = self._claim(run, parent_run_id)
         if collector is not None:
             prompt = prompts[0] if prompts else ""
             silent.add(run)
@@ -154,7 +155,7 @@ class MetricsCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """Open a tool call."""
         run = run_id.int if type(run_id) is UUID else run_key(run_id)
-        collector = self._claim(run)
+        collector = self._claim(run, parent_run_id)
         if collector is not None:
             tool = (serialized or {}).get("name") or kwargs.get("name")
             requested_by = None if tool_call_id is None else collector.requester_of(tool_call_id)
@@ -196,19 +197,39 @@ class MetricsCallbackHandler(BaseCallbackHandler):
         if isinstance(error, CancelledError):
             inflight.cancel_children(run)
 
+    def on_retriever_start(
+        self,
+        serialized: object,
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note which open call a retriever runs inside of: it may ask models."""
+        self.on_chain_start(serialized, query, run_id=run_id, parent_run_id=parent_run_id)
+
+    def on_retriever_end(self, documents: object, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the retriever."""
+        self.on_chain_end(documents, run_id=run_id)
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the retriever; when it was cancelled, so were the calls it was waiting for."""
+        self.on_chain_error(error, run_id=run_id)
+
     def _first_chunk(self, run: int, token: object, chunk: object) -> None:
         call = calls.get(run) if run in silent else None
         if isinstance(call, OpenLLMCall):
             call.first_chunk(token, chunk)
 
-    def _claim(self, run: int) -> MetricsCollector | None:
+    def _claim(self, run: int, parent_run_id: UUID | None) -> MetricsCollector | None:
         """Return where a run that starts belongs; None when another handler has it, or its worker has ended."""
         collector = current_collector()
         bound = self._collector
-        if bound is not None and (collector is None or not collector.is_within(bound)):
+        if collector is None:  # the context was lost, or there is no worker
+            collector = bound or inflight.collector_around(parent_run_id) or UNATTACHED
+        elif bound is not None and not bound.closed and not collector.is_within(bound):
             collector = bound
-        elif collector is None:
-            collector = UNATTACHED
         if run in calls and not self._takes_over(run, collector):
             return None
         if not collector.closed:

@@ -206,7 +206,7 @@ class OpenCall(_State, eq=False, gc=False):  # nothing refers to itself through 
         if self.task_calls is not None:
             self.task_calls.open.pop(self.run, None)
         if self.chains is not None:
-            for chain in self.chains:
+            for chain in list(self.chains):
                 _enclosing.pop(chain, None)
 
     def withdraw(self) -> None:
@@ -241,6 +241,14 @@ def enter_chain(run: int, parent_run: int | None) -> None:
         if call.chains is None:
             call.chains = set()
         call.chains.add(run)
+        if calls.get(call.run) is not call:  # it has ended, in another thread, and may have let go of its chains before
+            leave_chain(run)
+
+
+def collector_around(parent_run_id: UUID | None) -> MetricsCollector | None:
+    """Return where the open call goes that a run is inside of, if any."""
+    call = None if parent_run_id is None else _enclosing_call(facts.run_key(parent_run_id))
+    return None if call is None else call.collector
 
 
 def leave_chain(run: int) -> None:
@@ -270,6 +278,22 @@ def close_calls(collector: MetricsCollector, *, cancelled: bool) -> None:
     leaving = None if _get_running_loop() is None else current_task()
     for call in open_calls(collector):
         call.abandon("cancelled" if cancelled or call.is_cancelled(leaving) else "unfinished")
+
+
+async def hear_last_ends(collector: MetricsCollector | None) -> None:
+    """Give LangChain a turn of the loop to tell the ends of open calls: that of a typed stream comes after its events.
+
+    A cancellation meanwhile is put off until the next await.
+    """
+    if collector is None or not collector.open:
+        return
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        task = current_task()
+        if task is not None:
+            task.uncancel()
+            task.cancel(*error.args)
 
 
 def open_calls(collector: MetricsCollector) -> list[OpenCall]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from langchain_swarmlet_metrics import agents, handler, inflight, logs, pulse, settings, tokens
 from langchain_swarmlet_metrics import collector as collectors
 from langchain_swarmlet_metrics.capture import Capture
-from langchain_swarmlet_metrics.collector import MetricsCollector
 from langchain_swarmlet_metrics.eventlog import NoWriter
 from langchain_swarmlet_metrics.folder import METRICS_FILE
 from langchain_swarmlet_metrics.keeper import Keeper
@@ -112,6 +111,7 @@ class Worker(WorkerState):
     async def aclose(self, error: BaseException | None = None) -> None:
         """End the worker as `close` does, with no blocking call on the running loop."""
         try:
+            await inflight.hear_last_ends(self._collector)
             if self._stop(error):
                 summarizer = self._summarizer()
                 try:
@@ -229,7 +229,7 @@ class Worker(WorkerState):
 
     def _start(self) -> None:
         is_captured = self._runner.capture_content and self._writer is not None  # else the folder may be another's
-        self._collector = MetricsCollector(
+        self._collector = collectors.MetricsCollector(
             self.worker_id,
             writer=self._writer or NoWriter(METRICS_FILE, self.record_error or "it could not be opened"),
             waits=False,

@@ -8,14 +8,17 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import tiktoken
 from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import StructuredTool, tool
+from langchain_core.tools import StructuredTool, create_retriever_tool, tool
 from langchain_openai import OpenAI
 from pydantic import BaseModel, ValidationError
 
@@ -396,6 +399,80 @@ def test_bound_handler_in_a_thread(loopback):
         ):
             pool.submit(model.invoke, "hello", {"callbacks": callbacks}).result()
     assert [event.id for event in recorded] == [1, 2]
+
+
+def test_config_in_a_raw_thread_inside_of_a_tool(loopback):
+    """A call that loses the context, but whose config says what it runs inside of, goes where that goes."""
+    model = loopback.model(Reply(text="x"))
+
+    def in_a_thread(text, config):
+        with ThreadPoolExecutor() as pool:
+            return pool.submit(model.invoke, text, config).result().text
+
+    @tool
+    def ask(text: str) -> str:
+        """Ask a model."""
+        return RunnableLambda(in_a_thread).invoke(text)
+
+    with recording() as events:
+        ask.invoke({"text": "hello"})
+    assert [(event.name, event.id, event.parent_id) for event in events] == [(model.model_name, 2, 1), ("ask", 1, None)]
+
+
+@pytest.mark.parametrize("outcome", [None, ValueError("no index")])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_retriever_inside_of_a_tool(loopback, outcome, is_async):
+    """A call that a tool's retriever makes has the tool as its parent; nothing is kept of the retriever."""
+    model = loopback.model(Reply(text="x"))
+
+    class Asking(BaseRetriever):
+        """Ask a model what to look for."""
+
+        def _get_relevant_documents(self, query, *, run_manager):
+            model.invoke(query, {"callbacks": run_manager.get_child()})
+            if outcome is not None:
+                raise outcome
+            return [Document("found")]
+
+    look = create_retriever_tool(Asking(), "look", "Look for something.")
+    with recording() as events, suppress(ValueError):
+        if is_async:
+            await look.ainvoke({"query": "x"})
+        else:
+            look.invoke({"query": "x"})
+    assert [(event.name, event.parent_id) for event in events] == [(model.model_name, 1), ("look", None)]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_handler_of_a_worker_that_has_ended(runner, loopback, is_cancelled):
+    """A handler left on a model that others use neither stops their calls nor counts them as late."""
+    with runner.worker("first") as first:
+        model = loopback.model(Reply(text="x"), callbacks=[MetricsCallbackHandler(first.collector)])
+        if is_cancelled:
+            first.cancel()
+    with runner.worker("second") as second:
+        model.invoke("hello")
+    assert second.totals.llm_calls == 1
+    assert first.completeness.late_calls == 0
+
+
+def test_chain_that_starts_as_its_call_ends(loopback):
+    """A chain in a thread that comes too late is not remembered: its end would not be told."""
+    late = RunnableLambda(str)
+
+    @tool
+    def leave() -> str:
+        """Leave a chain behind."""
+        (call,) = inflight.calls.values()
+        inflight.calls.pop(call.run)  # as the end of the call does in another thread
+        late.invoke("x")
+        inflight.calls[call.run] = call
+        return "left"
+
+    with recording() as events:
+        leave.invoke({})
+    assert len(events) == 1
+    assert not inflight._enclosing
 
 
 def test_nested_collector_wins_over_the_bound_one(loopback):

@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import CallbackManager
+from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 
 from langchain_swarmlet_metrics import calls, inflight, metadata, pulse, report
@@ -449,6 +452,27 @@ def test_cancelled_worker_stays_stopped_after_an_inner_one(runner):
         with pytest.raises(asyncio.CancelledError):
             add.invoke({"a": 1, "b": 2})
     assert get_metrics_collector() is None
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_end_that_is_told_a_turn_of_the_loop_later(runner, is_cancelled):
+    """A call whose stream has been read to its end is not unfinished as LangChain is about to tell its end.
+
+    A cancellation that comes meanwhile still does, and changes nothing in the files.
+    """
+    here = asyncio.current_task()
+    with pytest.raises(asyncio.CancelledError, match="stop") if is_cancelled else nullcontext():
+        async with runner.worker("read") as worker:
+            (run,) = CallbackManager.configure().on_chat_model_start({}, [[HumanMessage("x")]])
+            asyncio.get_running_loop().call_soon(run.on_llm_error, ValueError("told"))
+            if is_cancelled:
+                here.cancel("stop")
+    assert here.cancelling() == int(is_cancelled)
+    here.uncancel()
+    while on_disk(worker).status == "running":  # a thread writes it to the end
+        await asyncio.sleep(0.005)
+    assert on_disk(worker).status == "success"
+    assert [event.error for event in read_lines(worker.dir / "metrics.jsonl")] == ["told"]
 
 
 async def test_abandoned_generator_inside_a_block(runner):
