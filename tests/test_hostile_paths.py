@@ -264,6 +264,7 @@ PATHS = st.builds(
 
 @given(path=PATHS, offset=st.none() | st.integers(-2, 2))
 @example(path="{outside}/secret.txt", offset=None)
+@example(path="metadata.json", offset=1)
 @settings(max_examples=1500, deadline=None)
 def test_nothing_outside_is_read(place, path, offset):
     """Whatever path a model makes up, nothing outside is opened, and what is read is a file of the worker."""
@@ -271,4 +272,4 @@ def test_nothing_outside_is_read(place, path, offset):
     answer = check(place, path, offset=offset)
     if not answer.startswith(("Error: ", "[")):
         known = [*ALLOWED.values(), "odd", (place.folder / "metadata.json").read_text()]
-        assert any(answer.startswith(text.strip()[:20]) for text in known)
+        assert any(answer.startswith(text.strip()[:20]) or answer[:20] in text for text in known)  # or from a line on
