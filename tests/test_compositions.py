@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import count
 from typing import Any
@@ -94,35 +94,33 @@ class Model(BaseChatModel):
             yield chunk
 
 
+@contextmanager
+def accounted(account, name):
+    """Count a tool call that runs inside the block, and have what it asks for know that."""
+    outer, token = inside.get(), inside.set(name)
+    try:
+        yield
+    except ValueError:
+        account.add("tool", name, outer, success=False)
+        raise
+    else:
+        account.add("tool", name, outer, success=True)
+    finally:
+        inside.reset(token)
+
+
 def tool_around(runnable, account):
     """Return a tool that asks something, for synchronous and for asynchronous callers."""
     name = f"tool{next(account.numbers)}"
 
-    def ended(outer, *, success):
-        account.add("tool", name, outer, success=success)
-
     def ask(q: str) -> str:
-        outer, token = inside.get(), inside.set(name)
-        try:
+        with accounted(account, name):
             runnable.invoke(q)
-        except ValueError:
-            ended(outer, success=False)
-            raise
-        finally:
-            inside.reset(token)
-        ended(outer, success=True)
         return "x"
 
     async def aask(q: str) -> str:
-        outer, token = inside.get(), inside.set(name)
-        try:
+        with accounted(account, name):
             await runnable.ainvoke(q)
-        except ValueError:
-            ended(outer, success=False)
-            raise
-        finally:
-            inside.reset(token)
-        ended(outer, success=True)
         return "x"
 
     return StructuredTool.from_function(func=ask, coroutine=aask, name=name, description="Ask.")
